@@ -1,0 +1,61 @@
+"""Every private or unstable Flower import, in one place. `tests/test_flower.py` says which one moved.
+
+In a process that is not a Flower task, messages can be built only after the task identity is set; message ids are given
+by the SuperLink, so an in-process grid must set them itself. Importing this module also turns Flower's telemetry off.
+"""
+
+import logging
+import os
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+from flwr.app import Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+SIMULATED_RUN = 1
+
+
+def simulated_run() -> Run:
+    """Run information for a grid without a SuperLink; also lets this process build messages."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = (
+        SIMULATED_RUN,
+        SUPERLINK_NODE_ID,
+        1,
+    )
+    return Run.create_empty(SIMULATED_RUN)
+
+
+def set_message_id(message: Message, message_id: str) -> None:
+    """Give a message its id, which replies refer to."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def isolated(message: Message) -> Message:
+    """The message with records of its own, so that a client may pop from them; array bytes are shared."""
+    return with_content(message, RecordDict({k: r.copy() for k, r in message.content.items()}))
+
+
+def with_content(message: Message, content: RecordDict) -> Message:
+    """A message with the same sender, receiver and ids, and other content."""
+    return Message(content, metadata=message.metadata)
+
+
+def quiet() -> None:
+    """Send Flower's log to ours (`log.txt` of a run) instead of the terminal."""
+    logger = logging.getLogger("flwr")
+    logger.handlers.clear()
+    logger.parent = logging.getLogger("fedq")
+    logger.propagate = True
+
+
+__all__ = [
+    "SIMULATED_RUN",
+    "Run",
+    "isolated",
+    "quiet",
+    "set_message_id",
+    "simulated_run",
+    "with_content",
+]

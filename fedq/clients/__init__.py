@@ -1,0 +1,23 @@
+"""What a client does with the model and its data: local algorithms, and the Flower ClientApp around them.
+
+A local algorithm trains K clients at once: it maps their weights and batches to what each sends. To add one, write it in a
+file of its own and add one line to `CLIENTS`; `fedq.testing.check_client` then holds it to the contract.
+"""
+
+from typing import Any
+
+from fedq.plugins import find
+
+CLIENTS: dict[str, str] = {
+    "sgd": "fedq.clients.sgd:Sgd",
+    "latent": "fedq.clients.latent:Latent",
+    "gradient": "fedq.clients.gradient:Gradient",
+}
+
+
+def client(name: str) -> Any:
+    """The local algorithm of this name. FedqError FQ101 if there is none."""
+    return find("client", name, CLIENTS)
+
+
+__all__ = ["CLIENTS", "client"]

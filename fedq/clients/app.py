@@ -1,0 +1,62 @@
+"""The Flower ClientApp of every strategy, and the mod that packs what it sends.
+
+A train message carries `arrays` (the global weights, packed by the downlink codec) and `config` (`server-round`); the
+reply carries `arrays` and `metrics` (`num-examples`, `train-loss`). The partition comes from the node's config. Mods wrap
+the train function: the outermost packs, and what stands inside it (attacks, error feedback) sees float32.
+"""
+
+from collections.abc import Sequence
+
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable, Mod
+
+from fedq.clients.trainer import Trainer
+from fedq.kernels import PackedCodec, records
+
+
+def client_app(trainer: Trainer, codec: PackedCodec, seed: int, mods: Sequence[Mod] = ()) -> ClientApp:
+    """A ClientApp whose clients train with `trainer` and send through `codec`."""
+    app = ClientApp()
+
+    @app.train(mods=[encode_mod(codec, seed), *mods])
+    def train(message: Message, context: Context) -> Message:
+        weights = records.to_arrays(_arrays(message))
+        trained = trainer.train(weights, _round(message), _partition(context))
+        metrics = MetricRecord({"num-examples": trained.examples, "train-loss": trained.loss})
+        content = RecordDict({"arrays": records.to_record(trained.arrays), "metrics": metrics})
+        return Message(content, reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        loss, accuracy, n = trainer.evaluate(records.to_arrays(_arrays(message)), _partition(context))
+        metrics = MetricRecord({"num-examples": n, "loss": loss, "accuracy": accuracy})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    return app
+
+
+def encode_mod(codec: PackedCodec, seed: int) -> Mod:
+    """Pack the arrays of every reply, with random bits of (round, partition, name)."""
+
+    def mod(message: Message, context: Context, call: ClientAppCallable) -> Message:
+        reply = call(message, context)
+        if reply.has_content():
+            arrays = records.to_arrays(_arrays(reply))
+            place = (_round(message), _partition(context))
+            reply.content["arrays"] = records.encode(arrays, codec, seed, "up", *place)
+        return reply
+
+    return mod
+
+
+def _arrays(message: Message) -> ArrayRecord:
+    return message.content.array_records["arrays"]
+
+
+def _round(message: Message) -> int:
+    return int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
+
+
+def _partition(context: Context) -> int:
+    return int(context.node_config["partition-id"])

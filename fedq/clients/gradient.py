@@ -1,0 +1,33 @@
+"""One stochastic gradient a round: the client of signSGD and of other gradient-sending methods."""
+
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from fedq.clients.local import Batches, Differentiable, TrainOptions
+
+
+@final
+class Gradient:
+    """The gradient at the received weights over `local_steps` minibatches: one large batch, in pieces that fit.
+
+    Batch norm sees each minibatch alone. The learning rate is the server's step.
+    """
+
+    returns: Literal["weights", "gradient"] = "gradient"
+
+    class Options(TrainOptions):
+        """`[client]` keys of `gradient`."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+    def train(self, network: Differentiable, w_KD: Tensor, batches: Batches) -> tuple[Tensor, Tensor]:
+        """The mean gradient and the mean loss; see `LocalAlgorithm.train`."""
+        total, losses = torch.zeros_like(w_KD), []
+        for x, y in batches:
+            loss, g = network.gradient(w_KD, x, y)
+            total += g
+            losses.append(loss)
+        return total / len(losses), torch.stack(losses).mean(0)

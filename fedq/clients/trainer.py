@@ -1,0 +1,126 @@
+"""What a worker holds to play any client: the data of all partitions, the local algorithm, and networks to train.
+
+One trainer serves every simulated client of a process (a deployed client is the case of one partition). Several threads
+may train at once, each with a network of its own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import Empty, LifoQueue
+from typing import Literal, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedq.clients.local import Batches, LocalAlgorithm, TrainOptions
+from fedq.data import Dataset, Examples
+from fedq.models.network import Blueprint, Network
+from fedq.rng import rng
+
+Arrays = Mapping[str, NDArray[np.float32]]
+Sends = Literal["weights", "updates", "gradient"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one client made of a round: named arrays to send, examples it holds, mean loss of its local steps."""
+
+    arrays: dict[str, NDArray[np.float32]]
+    examples: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Which training examples each partition holds; a share of each may be kept from training, to evaluate on."""
+
+    data: Dataset
+    indices: Sequence[NDArray[np.int64]]
+    kept: float
+    seed: int
+
+    def training(self, partition: int) -> Examples:
+        """The examples that `partition` trains on."""
+        own, n = self._own(partition)
+        return self.data.train.take(own[n:])
+
+    def evaluation(self, partition: int) -> Examples:
+        """The examples that `partition` evaluates on, none if nothing is kept."""
+        own, n = self._own(partition)
+        return self.data.train.take(own[:n])
+
+    def _own(self, partition: int) -> tuple[NDArray[np.int64], int]:
+        own = self.indices[partition]
+        n = min(round(self.kept * len(own)), len(own) - 1)
+        return (rng(self.seed, "keep", partition).permutation(own) if n else own), n
+
+
+@final
+class Trainer:
+    """Trains and evaluates clients. All randomness is a function of (seed, round, partition)."""
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        shards: Shards,
+        algorithm: LocalAlgorithm,
+        options: TrainOptions,
+        *,
+        sends: Sends,
+        evaluation_batch: int,
+    ) -> None:
+        self._blueprint, self._shards, self._algorithm, self._options = (
+            blueprint,
+            shards,
+            algorithm,
+            options,
+        )
+        self._sends, self._evaluation_batch = sends, evaluation_batch
+        self._initial = blueprint.initial_weights()
+        self._idle: LifoQueue[Network] = LifoQueue()
+
+    def train(self, weights: Arrays, round_: int, partition: int) -> Trained:
+        """Train the client of `partition` from the named global `weights`."""
+        examples = self._shards.training(partition)
+        with self._network(weights) as network:
+            start_D = network.flatten(weights)
+            batches = self._batches(examples, rng(self._shards.seed, "batch", round_, partition))
+            end_KD, loss_K = self._algorithm.train(network, start_D[None], batches)
+            sent_D = end_KD[0] - start_D if self._sends == "updates" else end_KD[0]
+            return Trained(network.unflatten(sent_D), len(examples), float(loss_K[0]))
+
+    def evaluate(self, weights: Arrays, partition: int) -> tuple[float, float, int]:
+        """Loss, accuracy and number of the examples that `partition` keeps for evaluation."""
+        examples = self._shards.evaluation(partition)
+        if not len(examples):
+            return float("nan"), float("nan"), 0
+        return *self.score(weights, examples), len(examples)
+
+    def score(self, weights: Arrays, examples: Examples) -> tuple[float, float]:
+        """Mean loss and accuracy of the network with these weights (others as drawn) on any examples."""
+        with self._network(weights) as network:
+            x, y = self._shards.data.tensors(examples)
+            return network.evaluate(network.flatten(weights), x, y, self._evaluation_batch)
+
+    def _batches(self, examples: Examples, random: np.random.Generator) -> Batches:
+        """`local_steps` full batches from shuffled epochs laid end to end; a batch may span two epochs."""
+        o, n = self._options, len(examples)
+        needed = o.local_steps * o.batch_size
+        order = np.concatenate([random.permutation(n) for _ in range(-(-needed // n))])[:needed]
+        x, y = self._shards.data.tensors(examples)
+        for indices in torch.from_numpy(order.reshape(o.local_steps, o.batch_size)):
+            yield x[indices][None], y[indices][None]
+
+    @contextmanager
+    def _network(self, weights: Arrays) -> Iterator[Network]:
+        """An idle network, or a new one if all are at work."""
+        try:
+            network = self._idle.get_nowait()
+        except Empty:
+            network = Network(self._blueprint, self._initial, list(weights))
+        try:
+            yield network
+        finally:
+            self._idle.put(network)

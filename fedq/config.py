@@ -1,0 +1,220 @@
+"""The configuration of a run: TOML and flags in, one frozen checked object out, and back to TOML.
+
+The strategy brings defaults of its own; each part (strategy, client, model) checks the keys of its section with its own
+`Options`. Errors quote what the user wrote and where.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+from pydantic import Field, ValidationError
+
+from fedq.clients import CLIENTS, client
+from fedq.data.partition import parse as parse_partition
+from fedq.errors import FedqError, nearest
+from fedq.kernels import codec
+from fedq.models import MODELS, model
+from fedq.options import Options
+from fedq.settings import Setting, Settings, flatten, nest, read_toml
+from fedq.strategies import STRATEGIES, strategy
+
+PARTS = {"strategy": (strategy, STRATEGIES), "client": (client, CLIENTS), "model": (model, MODELS)}
+NOT_HASHED = {"data.dir", "workers"}  # they change where a run happens, never its bits
+
+
+@dataclass(frozen=True)
+class Part:
+    """A named part of a run and its checked options."""
+
+    name: str
+    options: Any
+
+
+class DataOptions(Options):
+    """`[data]` keys."""
+
+    name: str = Field(
+        "digits",
+        description="a data set: digits, mnist, fashion_mnist, cifar10 or owner/name of the hub",
+    )
+    dir: str = Field("", description="a folder in the hub's layout to read it from")
+    partition: str = Field("dirichlet:0.5", description="iid, dirichlet:ALPHA or pathological:N")
+    holdout: float = Field(0.2, gt=0, lt=1, description="share held out for testing where there is no test split")
+
+
+class EvaluateOptions(Options):
+    """`[evaluate]` keys."""
+
+    every: int = Field(1, ge=1, description="rounds between evaluations; the last round is always evaluated")
+    batch_size: int = Field(100, ge=2, description="examples in a batch; batch norm sees them together")
+    clients: bool = Field(
+        False,
+        description="also evaluate on clients, each on a share of its data kept from training",
+    )
+    kept: float = Field(0.2, gt=0, lt=1, description="that share")
+
+
+class Scalars(Options):
+    """Top-level keys."""
+
+    seed: int = Field(0, ge=0, lt=2**63, description="every random choice follows from it")
+    rounds: int = Field(20, ge=1, description="rounds of training")
+    clients: int = Field(20, ge=1, description="partitions of the data, each one client")
+    per_round: int | None = Field(None, ge=1, description="clients that take part in a round; all if not given")
+    codec: str = Field("", description="how arrays travel up")
+    downlink: str = Field("float32", description="how arrays travel down")
+    tolerate: float = Field(0.0, ge=0, le=1, description="share of clients that may fail in a round")
+    workers: int | None = Field(None, ge=1, description="threads that train clients; chosen by the model if not given")
+    data: DataOptions = DataOptions()
+    evaluate: EvaluateOptions = EvaluateOptions()
+
+
+@final
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that determines a run's bits, checked; made by `resolve`, `load_config` or `make_config`."""
+
+    top: Scalars
+    strategy: Part
+    client: Part
+    model: Part
+
+    @property
+    def per_round(self) -> int:
+        """Clients that take part in a round."""
+        return self.top.per_round or self.top.clients
+
+    def as_dict(self) -> dict[str, Any]:
+        """The resolved configuration as nested plain values, in the order of run.toml."""
+        top = self.top.model_dump(mode="json", exclude_none=True)
+        sections = {k: top.pop(k) for k in ("data", "evaluate")}
+        parts = {k: getattr(self, k) for k in PARTS}
+        named = {k: {"name": p.name, **p.options.model_dump(mode="json", exclude_none=True)} for k, p in parts.items()}
+        return {**top, "per_round": self.per_round, **named, **sections}
+
+    def to_toml(self) -> str:
+        """The text of run.toml."""
+        import tomli_w
+
+        return tomli_w.dumps(self.as_dict())
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over every key that determines the bits, in hexadecimal."""
+        kept = {k: v for k, v in sorted(flatten(self.as_dict()).items()) if k not in NOT_HASHED}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+    def with_(self, **changes: Any) -> "RunConfig":
+        """A copy with some keys changed; write dots as double underscores: `cfg.with_(seed=1, client__lr=0.1)`.
+
+        A new strategy, client or model starts from its own defaults.
+        """
+        given = {k.replace("__", "."): v for k, v in changes.items()}
+        given = {f"{k}.name" if k in (*PARTS, "data") else k: v for k, v in given.items()}
+        now = flatten(self.as_dict())
+        for part in PARTS:
+            old = now.get(f"{part}.name")
+            if given.get(f"{part}.name", old) != old:
+                gone = ("strategy.", "client.", "codec") if part == "strategy" else (f"{part}.",)
+                now = {k: v for k, v in now.items() if not k.startswith(gone)}
+        if "clients" in given and "per_round" not in given and self.per_round == self.top.clients:
+            del now["per_round"]
+        return make_config({**now, **given})
+
+
+def make_config(values: Mapping[str, Any] | None = None, **more: Any) -> RunConfig:
+    """A config from dotted or nested keys: `make_config({"client.lr": 0.1}, strategy={"name": "fedavg"}, seed=1)`."""
+    flat = flatten({**(values or {}), **more})
+    return resolve({key: Setting(value, f"{key} = {value!r}") for key, value in flat.items()})
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """The config of a TOML file."""
+    return resolve(read_toml(path))
+
+
+def resolve(settings: Settings) -> RunConfig:
+    """Check settings and add defaults. FedqError for the first wrong one; the others stand in its `also`."""
+    settings = {f"{k}.name" if k in (*PARTS, "data") else k: s for k, s in settings.items()}
+    errors: list[FedqError] = []
+    name = settings.get("strategy.name", Setting("fedvote"))
+    chosen = _attempt([], name, lambda: strategy(name.value))
+    defaults = flatten(chosen.defaults) if chosen else {"client.name": "sgd", "codec": "float32"}
+    merged = {"client.name": Setting("sgd"), "model.name": Setting("mlp"), "strategy.name": name}
+    merged |= {k: Setting(v) for k, v in defaults.items() if not _overridden(k, settings, defaults)} | dict(settings)
+    parts = {part: _part(part, merged, errors) for part in PARTS}
+    top = _checked(Scalars, "", {k: s for k, s in merged.items() if k.split(".")[0] not in PARTS}, errors)
+    if top is not None:
+        for key in ("codec", "downlink"):
+            _attempt(errors, merged.get(key, Setting("")), lambda key=key: codec(getattr(top, key)))
+        _attempt(
+            errors,
+            merged.get("data.partition", Setting("")),
+            lambda: parse_partition(top.data.partition),
+        )
+        if top.per_round is not None and top.per_round > top.clients:
+            given = merged["per_round"]
+            errors.append(FedqError("FQ105", f"{top.per_round} clients per round, but there are {top.clients} clients",
+                                    where=given.where, from_file=given.from_file, hint="raise --clients or lower --per-round"))  # fmt: skip
+    if errors:
+        errors[0].also = tuple(errors[1:])
+        raise errors[0]
+    assert top is not None
+    return RunConfig(top, *(p for p in parts.values() if p))
+
+
+def _overridden(key: str, settings: Settings, defaults: Mapping[str, Any]) -> bool:
+    """Whether the user chose another client, so that the strategy's settings for its own do not apply."""
+    theirs = settings.get("client.name")
+    return key.startswith("client.") and theirs is not None and theirs.value != defaults.get("client.name", "sgd")
+
+
+def _part(part: str, merged: Settings, errors: list[FedqError]) -> Part | None:
+    find, _ = PARTS[part]
+    name = merged[f"{part}.name"]
+    found = _attempt(errors, name, lambda: find(name.value))
+    if found is None:
+        return None
+    own = {k: s for k, s in merged.items() if k.startswith(f"{part}.") and k != f"{part}.name"}
+    options = _checked(found.Options, f"{part}.", own, errors)
+    return Part(name.value, options) if options is not None else None
+
+
+def _checked(kind: type[Options], prefix: str, own: Settings, errors: list[FedqError]) -> Any:
+    values = nest({k.removeprefix(prefix): s.value for k, s in own.items()})
+    try:
+        return kind.model_validate(values, strict=False)
+    except ValidationError as error:
+        errors += [_explained(dict(e), kind, prefix, own) for e in error.errors()]
+    return None
+
+
+def _explained(e: dict[str, Any], kind: type[Options], prefix: str, own: Settings) -> FedqError:
+    """One pydantic complaint in the user's words."""
+    path = [str(p) for p in e["loc"]]
+    key = prefix + ".".join(path)
+    given = next((own[k] for k in (key, f"{prefix}{path[0]}") if k in own), None)
+    given = given or next((s for k, s in own.items() if k.startswith(f"{key}.")), Setting(None))
+    place: dict[str, Any] = {"where": given.where, "from_file": given.from_file}
+    if e["type"] == "extra_forbidden":
+        fields = kind.model_fields
+        for p in path[:-1]:
+            fields = fields[p].annotation.model_fields  # type: ignore[union-attr]
+        known = [*fields, *(["name"] if prefix else PARTS if len(path) == 1 else [])]
+        return FedqError("FQ102", f"unknown key `{key}`", hint=nearest(path[-1], known), **place)
+    said = e["msg"][0].lower() + e["msg"][1:]
+    return FedqError("FQ103", f"`{key}` is {given.value!r}: {said}", **place)
+
+
+def _attempt(errors: list[FedqError], given: Setting, look: Any) -> Any:
+    try:
+        return look()
+    except FedqError as error:
+        errors.append(FedqError(error.code, error.message, where=given.where or error.where, hint=error.hint,
+                                from_file=given.from_file))  # fmt: skip
+        return None

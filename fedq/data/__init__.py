@@ -1,0 +1,42 @@
+"""Data sets and how clients share them.
+
+`DATA` names the data sets that have a loader of their own or a short name; any other name is a data set of the Hugging
+Face hub (`owner/name`), and `--data-dir PATH` reads a folder in the hub's layout.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fedq.data.dataset import Dataset, Examples
+from fedq.errors import FedqError, nearest
+from fedq.plugins import find, names
+
+DATA: dict[str, str] = {
+    "digits": "fedq.data.digits:load",
+    "mnist": "fedq.data.hub:mnist",
+    "fashion_mnist": "fedq.data.hub:fashion_mnist",
+    "cifar10": "fedq.data.hub:cifar10",
+}
+
+
+def load(name: str, folder: str, *, holdout: float, seed: int) -> Dataset:
+    """Load a data set by name, from `folder` if that is not empty.
+
+    `holdout` is the share of the training data kept for testing where a data set has no test split, chosen by a
+    permutation keyed with `seed`. FedqError FQ101, FQ201 or FQ202 if there is no such data or it cannot be used.
+    """
+    if folder and not Path(folder).expanduser().is_dir():
+        raise FedqError("FQ201", f"there is no folder `{folder}`", where=f"--data-dir {folder}",
+                        hint="a folder in the hub's layout holds parquet files or images, and usually a README.md")  # fmt: skip
+    if name not in names("data set", DATA):
+        if not folder and "/" not in name:
+            raise FedqError("FQ101", f"unknown data set `{name}`", where=f"--data {name}",
+                            hint=f"{nearest(name, DATA)}; data sets of the hub are written owner/name")  # fmt: skip
+        from fedq.data import hub
+
+        return hub.load(name, name, folder, holdout=holdout, seed=seed)
+    loader: Callable[..., Dataset] = find("data set", name, DATA)
+    return loader(folder=folder, holdout=holdout, seed=seed)
+
+
+__all__ = ["DATA", "Dataset", "Examples", "load"]

@@ -1,0 +1,79 @@
+"""Labelled images in memory, as bytes; normalised batch by batch."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedq.errors import FedqError
+from fedq.rng import rng
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images [N, C, H, W] of bytes, and labels [N]."""
+
+    x: NDArray[np.uint8]
+    y: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: NDArray[np.int64]) -> "Examples":
+        """The examples at these indices, copied."""
+        return Examples(self.x[indices], self.y[indices])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test examples of one task."""
+
+    name: str
+    train: Examples
+    test: Examples
+    classes: int
+
+    def __post_init__(self) -> None:
+        if not (len(self.train) and len(self.test)):
+            raise FedqError("FQ202", f"`{self.name}` has no training or no test examples")
+        labels = np.concatenate([self.train.y, self.test.y])
+        if labels.min() < 0 or labels.max() >= self.classes:
+            raise FedqError("FQ202", f"`{self.name}` has labels outside 0 ... {self.classes - 1}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example: channels, height, width."""
+        return self.train.x.shape[1:]
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        counts = np.stack([np.bincount(self.train.x[:, c].ravel(), minlength=256) for c in range(self.shape[0])])
+        values, total = np.arange(256), counts.sum(1)
+        mean = counts @ values / total
+        std = np.sqrt(np.maximum(counts @ values**2 / total - mean**2, 1e-12))
+        return tuple(torch.tensor(m, dtype=torch.float32).view(-1, 1, 1) for m in (mean, std))  # type: ignore[return-value]
+
+    def tensors(self, examples: Examples) -> tuple[Tensor, Tensor]:
+        """Inputs [N, C, H, W] float32, each channel with the training data's mean 0 and deviation 1; labels [N]."""
+        mean, std = self._moments
+        return torch.from_numpy(examples.x).float().sub_(mean).div_(std), torch.from_numpy(examples.y)
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 over all images and labels, for provenance."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.test):
+            digest.update(np.ascontiguousarray(part.x))
+            digest.update(part.y.astype("<i8"))
+        return digest.hexdigest()
+
+
+def hold_out(name: str, examples: Examples, classes: int, *, share: float, seed: int) -> Dataset:
+    """A data set whose test part is a `share` of `examples`, chosen by a permutation keyed with `seed`."""
+    order = rng(seed, "holdout").permutation(len(examples))
+    n = round(share * len(examples))
+    return Dataset(name, examples.take(order[n:]), examples.take(order[:n]), classes)

@@ -1,0 +1,117 @@
+"""A Flower Grid in this process: clients are played by threads, one torch thread each, when their reply is wanted.
+
+Replies stream in the order of the messages, so sums do not depend on the number of threads and a server that folds
+them never holds more than a few. A client that is not sampled costs nothing.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count, islice
+from typing import final
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+
+from fedq._flower import SIMULATED_RUN, Run, isolated, set_message_id, simulated_run
+
+log = logging.getLogger("fedq")
+
+CLIENT_RAISED, TIMED_OUT = 3, 4  # Flower's codes are 0 to 2 and its own
+AHEAD = 2  # messages a thread may be ahead of the server
+
+
+@final
+class LocalGrid(Grid):
+    """Plays `clients` clients of `app` in this process; node `k + 1` is partition `k`.
+
+    `workers` threads train at once; results do not depend on their number. An exception in a client becomes an error
+    reply, its traceback goes to the log, and the exception itself is kept in `last_failure`.
+    """
+
+    def __init__(self, app: ClientApp, clients: int, *, workers: int = 1) -> None:
+        self._app, self._clients, self._workers = app, clients, workers
+        self._run = simulated_run()
+        self._ids = count(1)
+        self._pending: dict[str, Message] = {}
+        self._contexts: dict[int, Context] = {}
+        self.last_failure: Exception | None = None
+
+    @property
+    def run(self) -> Run:
+        """Run information; nothing in it is used here."""
+        return self._run
+
+    def set_run(self, run: Run) -> None:
+        """Replace the run information."""
+        self._run = run
+
+    def get_node_ids(self) -> Sequence[int]:
+        """Node ids in the order of partitions."""
+        return range(1, self._clients + 1)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message of this run."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Take messages; their clients run when the replies are pulled."""
+        ids = []
+        for message in messages:
+            ids.append(str(next(self._ids)))
+            set_message_id(message, ids[-1])
+            self._pending[ids[-1]] = message
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """Replies in the order of `message_ids`, each as soon as it and all before it are there."""
+        messages = [self._pending.pop(message_id) for message_id in message_ids]
+        return self._replies(messages, None)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Replies in the order of `messages`, streamed; a client that takes more than `timeout` seconds is an error."""
+        return self._replies([self._pending.pop(i) for i in self.push_messages(messages)], timeout)
+
+    def _replies(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
+        if self._workers == 1 and timeout is None:
+            yield from map(self._play, messages)
+            return
+        waiting, hung = iter(messages), False
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="client")
+        try:
+            running: deque[tuple[Message, Future[Message]]] = deque(
+                (m, pool.submit(self._play, m)) for m in islice(waiting, AHEAD * self._workers)
+            )
+            while running:
+                message, future = running.popleft()
+                try:
+                    yield future.result(timeout)
+                except TimeoutError:
+                    hung = True
+                    yield Message(Error(TIMED_OUT, f"no reply within {timeout} s"), reply_to=message)
+                running.extend((m, pool.submit(self._play, m)) for m in islice(waiting, 1))
+        finally:
+            pool.shutdown(wait=not hung, cancel_futures=True)
+
+    def _play(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        config = {"partition-id": node - 1, "num-partitions": self._clients}
+        context = self._contexts.get(node) or Context(SIMULATED_RUN, node, config, RecordDict(), {})
+        try:
+            reply = self._app(isolated(message), context)
+        except Exception as error:
+            log.exception("client %d raised", node - 1)
+            self.last_failure = error
+            return Message(Error(CLIENT_RAISED, f"{type(error).__name__}: {error}"), reply_to=message)
+        if context.state:
+            self._contexts[node] = context
+        return reply

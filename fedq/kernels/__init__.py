@@ -1,0 +1,36 @@
+"""How arrays become packed bytes: the Codec contract, the codecs, and the kernels beneath them.
+
+To add a codec: write it in a file of its own, add one line to `CODECS`; `fedq.testing.check_codec` then holds it
+to the contract. Other packages register theirs under the entry-point group `fedq.codecs`.
+"""
+
+from fedq.kernels.binary import Binary, Sign
+from fedq.kernels.codec import Accumulator, Codec, PackedCodec
+from fedq.kernels.floats import Float16, Float32
+from fedq.kernels.qsgd import Qsgd
+from fedq.kernels.scaled import Scaled
+from fedq.kernels.ternary import Ternary, TernaryBase3
+from fedq.plugins import find
+
+CODECS: dict[str, PackedCodec] = {
+    "float32": Float32(),
+    "float16": Float16(),
+    "binary": Binary(),
+    "ternary": Ternary(),
+    "ternary_base3": TernaryBase3(),
+    "sign": Sign(),
+    "qsgd2": Qsgd(2),
+    "qsgd4": Qsgd(4),
+    "qsgd8": Qsgd(8),
+}
+
+
+def codec(name: str) -> PackedCodec:
+    """The codec of this name: ours, `scaled_` one of ours, or another package's. FedqError FQ101 if there is none."""
+    if name.startswith("scaled_"):
+        return Scaled(codec(name.removeprefix("scaled_")))
+    found: PackedCodec = find("codec", name, CODECS)
+    return found
+
+
+__all__ = ["CODECS", "Accumulator", "Codec", "PackedCodec", "Scaled", "codec"]

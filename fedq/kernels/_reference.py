@@ -1,0 +1,182 @@
+"""The NumPy specification of every packed kernel: bit order, ternary formats, random bits. Native cores must equal it.
+
+Conventions (docs/kernels.md):
+
+- Bits are LSB first: coordinate `i` is bit `i & 7` of byte `i >> 3`. Padding bits are zero.
+- Ternary planes: `pos` and `neg`, disjoint. Base 3: digit `t + 1`; blocks of 320 trits are planar in 64 bytes (byte
+  `j` holds trits `j, j + 64, ..., j + 256`, weights 1, 3, 9, 27, 81), the tail puts five neighbours in a byte.
+- Random bits: Philox4x32-10 (Salmon et al. 2011), key = 64-bit seed, counter = (64-bit block, 63-bit stream). Coordinate
+  `i` takes 16 bits: block `16 * (i >> 7) + (i & 15)`, word `(i & 127) >> 5`, half `(i >> 4) & 1` (0 is the low half).
+- Bernoulli(p), exact to 2^-40: `t = trunc(65536 p)`; 1 if `r < t`, or if `r == t` and the next 24 bits are below
+  `trunc(2^24 (65536 p - t))`; those 24 bits are the first word `>> 8` at block `i` of the stream with bit 63 set.
+
+All float arithmetic is float32, one rounded operation at a time (no fused multiply-add).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedq.rng import Key
+
+U8, U32, F32 = NDArray[np.uint8], NDArray[np.uint32], NDArray[np.float32]
+
+CHUNK = 1 << 16  # coordinates drawn at a time: keeps the temporaries in cache; a multiple of 128
+BUCKET = 4096  # QSGD: weights that share one scale
+TINY = np.float32(2.0**-100)  # QSGD: a bucket whose largest magnitude is below this is sent as zero
+_LOW = np.uint64(0xFFFFFFFF)
+_BITS = (2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") - 1.0).astype(
+    np.float32
+)
+_POWERS = np.array([1, 3, 9, 27, 81], dtype=np.uint8)
+
+
+# ------------------------------------------------------------------------------------------------- random bits
+
+
+def philox4x32(block: NDArray[np.uint64], stream: int, seed: int) -> U32:
+    """Philox4x32-10 at counters `(block, stream)`: four words for each of n blocks, shape [n, 4]."""
+    c0, c1 = block & _LOW, block >> np.uint64(32)
+    c2, c3 = np.full_like(block, stream & 0xFFFFFFFF), np.full_like(block, stream >> 32)
+    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
+    for _ in range(10):
+        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c2 = (
+            (p1 >> np.uint64(32)) ^ c1 ^ np.uint64(k0),
+            (p0 >> np.uint64(32)) ^ c3 ^ np.uint64(k1),
+        )
+        c1, c3 = p1 & _LOW, p0 & _LOW
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def random16(start: int, n: int, key: Key) -> NDArray[np.uint32]:
+    """The 16 random bits of coordinates `start ... start + n - 1`; `start` is a multiple of 128."""
+    tiles = np.arange(start >> 7, (start + n + 127) >> 7, dtype=np.uint64)
+    block = (tiles[:, None] * np.uint64(16) + np.arange(16, dtype=np.uint64)).ravel()
+    words = philox4x32(block, key.stream, key.seed).reshape(len(tiles), 16, 4).transpose(0, 2, 1)
+    return np.stack([words & 0xFFFF, words >> 16], axis=2).reshape(-1)[:n]  # [tile, word, half, block]
+
+
+def bernoulli(p: F32, key: Key) -> NDArray[np.bool_]:
+    """Independent coins, P(coin i is 1) = p[i]; `p` in [0, 1], shape [d]."""
+    coins = np.empty(p.shape[0], dtype=np.bool_)
+    for start in range(0, p.shape[0], CHUNK):
+        scaled = p[start : start + CHUNK] * np.float32(65536)
+        t = scaled.astype(np.uint32)
+        r = random16(start, len(scaled), key)
+        chunk = r < t
+        (ties,) = np.nonzero(r == t)
+        if ties.size:
+            fraction = ((scaled[ties] - t[ties].astype(np.float32)) * np.float32(2**24)).astype(np.uint32)
+            first = philox4x32((ties + start).astype(np.uint64), key.stream | 1 << 63, key.seed)[:, 0]
+            chunk[ties] = (first >> np.uint32(8)) < fraction
+        coins[start : start + CHUNK] = chunk
+    return coins
+
+
+# ------------------------------------------------------------------------------------------------- one bit a weight
+
+
+def pack_bits(bits: NDArray[np.bool_]) -> U8:
+    """[d] booleans -> ceil(d / 8) bytes."""
+    return np.packbits(bits, bitorder="little")
+
+
+def encode_bernoulli(p: F32, key: Key) -> U8:
+    """Probabilities [d] -> packed coins, ceil(d / 8) bytes."""
+    return pack_bits(bernoulli(p, key))
+
+
+def encode_sign(x: F32) -> U8:
+    """[d] -> packed `x >= 0` (so the sign of zero is +1), ceil(d / 8) bytes."""
+    return pack_bits(x >= 0)
+
+
+def decode_binary(packed: U8, d: int) -> F32:
+    """Packed bits -> [d] of -1 and +1."""
+    return np.take(_BITS, packed, axis=0).reshape(-1)[:d]
+
+
+def padding_is_zero(packed: U8, d: int) -> bool:
+    """Whether the unused bits of the last byte are zero."""
+    return d % 8 == 0 or int(packed[-1]) >> (d % 8) == 0
+
+
+# ------------------------------------------------------------------------------------------------- ternary
+
+
+def encode_ternary(x: F32, scale: np.float32, key: Key) -> U8:
+    """[d] -> planes [2, ceil(d / 8)]: sign(x) with probability min(1, |x| / scale), else 0."""
+    hit = bernoulli(np.minimum(np.abs(x) / scale, np.float32(1)), key)
+    return np.stack([pack_bits(hit & (x > 0)), pack_bits(hit & (x < 0))])
+
+
+def decode_ternary(planes: U8, d: int) -> F32:
+    """Planes [2, ceil(d / 8)] -> [d] of -1, 0, +1."""
+    return (decode_binary(planes[0], d) - decode_binary(planes[1], d)) * np.float32(0.5)
+
+
+def pack_base3(planes: U8, d: int) -> U8:
+    """Planes -> ceil(d / 5) bytes, 1.6 bits a trit."""
+    digits = (decode_ternary(planes, d) + 1).astype(np.uint8)
+    full = d - d % 320
+    blocks = np.einsum("bkj,k->bj", digits[:full].reshape(-1, 5, 64), _POWERS).reshape(-1)
+    tail = np.zeros(-(-(d - full) // 5) * 5, dtype=np.uint8)
+    tail[: d - full] = digits[full:]
+    return np.concatenate([blocks, tail.reshape(-1, 5) @ _POWERS])
+
+
+def unpack_base3(packed: U8, d: int) -> tuple[U8, bool]:
+    """ceil(d / 5) bytes -> planes, and whether the bytes were canonical (all below 243, padding digits zero)."""
+    full, n = d - d % 320, d // 320 * 64
+    digits = packed[:, None] // _POWERS % np.uint8(3)
+    tail = digits[n:].reshape(-1)
+    canonical = bool((packed < 243).all()) and not tail[d - full :].any()
+    trits = np.concatenate([digits[:n].reshape(-1, 64, 5).transpose(0, 2, 1).reshape(-1), tail[: d - full]])
+    return np.stack([pack_bits(trits == 2), pack_bits(trits == 0)]), canonical
+
+
+# ------------------------------------------------------------------------------------------------- QSGD
+
+
+def qsgd_encode(x: F32, bits: int, key: Key) -> tuple[U8, F32]:
+    """[d] -> codes of 2, 4 or 8 bits (LSB first, offset by the number of levels) and one scale a bucket of 4096.
+
+    With L = 2^(bits - 1) - 1 levels and the bucket's largest magnitude s, x is rounded to a neighbouring multiple of s / L,
+    up or down at random, unbiased (Alistarh et al. 2017, section 3.1, with the maximum in place of the 2-norm).
+    """
+    d, levels = x.shape[0], np.float32(2 ** (bits - 1) - 1)
+    starts = np.arange(0, d, BUCKET)
+    scale = np.maximum.reduceat(np.abs(x), starts) if d else np.zeros(0, np.float32)
+    scale = np.where(scale < TINY, np.float32(0), scale)
+    factor = np.divide(levels, scale, out=np.zeros_like(scale), where=scale > 0)
+    y = np.minimum(np.abs(x) * np.repeat(factor, BUCKET)[:d], levels)
+    floor = np.trunc(y)
+    magnitude = floor + bernoulli(y - floor, key)
+    codes = (np.copysign(magnitude, x) + levels).astype(np.uint8)
+    return _pack_codes(codes, bits), scale
+
+
+def qsgd_decode(packed: U8, scale: F32, d: int, bits: int) -> F32:
+    """Codes and scales -> [d]: `(code - L) * (s / L)`."""
+    levels = np.float32(2 ** (bits - 1) - 1)
+    codes = unpack_codes(packed, d, bits).astype(np.float32)
+    codes -= levels
+    codes *= np.repeat(scale / levels, BUCKET)[:d]
+    return codes
+
+
+def unpack_codes(packed: U8, d: int, bits: int) -> U8:
+    """ceil(d * bits / 8) bytes -> [d] codes; padding codes are dropped."""
+    if bits == 8:
+        return packed[:d]
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return (packed[:, None] >> shifts & np.uint8(2**bits - 1)).reshape(-1)[:d]
+
+
+def _pack_codes(codes: U8, bits: int) -> U8:
+    each = 8 // bits
+    padded = np.zeros(-(-len(codes) // each) * each, dtype=np.uint8)
+    padded[: len(codes)] = codes
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return np.bitwise_or.reduce(padded.reshape(-1, each) << shifts, axis=1)

@@ -1,0 +1,170 @@
+"""How one array travels: the `Codec` contract, and what every codec shares.
+
+A payload is Flower's own `Array(dtype, shape, stype, data)`: `dtype` and `shape` of the decoded array, `stype` naming
+the codec, `data` the packed bytes. Plain Flower strategies refuse such a payload with a TypeError, so packed bytes
+are never averaged by accident.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from math import prod
+from typing import Any, Protocol, final
+
+import numpy as np
+from flwr.app import Array
+from numpy.typing import NDArray
+
+from fedq.errors import FedqError
+from fedq.rng import Key
+
+F32 = NDArray[np.float32]
+
+
+class Accumulator(Protocol):
+    """A weighted sum of payloads that grows by one payload at a time; its memory grows with the array only."""
+
+    def add(self, payload: Array, weight: float) -> None:
+        """Add `weight * decode(payload)`."""
+
+    def sum(self) -> F32:
+        """The sum so far, in the array's shape."""
+
+
+class Codec(Protocol):
+    """How one array travels. Law: `aggregate(ps, w) == sum_k w_k decode(p_k)`, to float32 rounding."""
+
+    name: str
+    unit: bool  # whether it carries values in [-1, 1] only
+    unbiased: bool  # whether E[decode(encode(x))] = x
+
+    def side(self, x: F32) -> NDArray[np.float32] | None:
+        """A small value that clients must share before they encode (TernGrad's scale); None for most."""
+
+    def encode(self, x: F32, *, key: Key, side: NDArray[np.float32] | None = None) -> Array:
+        """Pack float32 `x` of any shape, with the random bits of `key`. FedqError if `x` cannot be carried."""
+
+    def check(self, payload: Array) -> None:
+        """FedqError unless `payload` decodes: stype, dtype, length, bit patterns, finite numbers."""
+
+    def decode(self, payload: Array) -> F32:
+        """The array that `payload` carries; malformed bytes are a FedqError, never a crash."""
+
+    def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
+        """An empty weighted sum of payloads of this shape."""
+
+    def aggregate(self, payloads: Iterable[Array], weights: Iterable[float]) -> F32:
+        """The weighted sum of payloads of one shape, straight from packed bytes; streams."""
+
+
+class PackedCodec(ABC):
+    """What codecs share: naming, checks, and a sum by decoding. A leaf says how values become bytes and back."""
+
+    name: str
+    unit = False
+    unbiased = True
+
+    @property
+    def stype(self) -> str:
+        """The mark of this codec's payloads on the wire."""
+        return f"fedq.{self.name}"
+
+    @abstractmethod
+    def nbytes(self, d: int) -> int:
+        """The exact payload length of `d` values, to refuse any other."""
+
+    @abstractmethod
+    def pack(self, x: F32, key: Key) -> bytes:
+        """Values [d] -> bytes; finite, and within [-1, 1] where `unit` is set."""
+
+    @abstractmethod
+    def unpack(self, data: bytes, d: int) -> F32:
+        """Bytes of the right length -> values [d], perhaps a read-only view; FedqError for impossible ones."""
+
+    def side(self, x: F32) -> NDArray[np.float32] | None:
+        """None: nothing to share before encoding."""
+        return None
+
+    def encode(self, x: F32, *, key: Key, side: NDArray[np.float32] | None = None) -> Array:
+        """Pack `x`; see `Codec.encode`."""
+        largest = float(np.abs(x).max(initial=0.0))
+        if not np.isfinite(largest):
+            raise FedqError("FQ303", f"`{self.name}` cannot carry NaN or infinite values")
+        if self.unit and largest > 1:
+            raise FedqError(
+                "FQ303",
+                f"`{self.name}` carries values in [-1, 1], got magnitude {largest:.4g}",
+                hint="wrap it: fedq.kernels.Scaled(codec) sends a scale along",
+            )
+        return Array(
+            "float32",
+            x.shape,
+            self.stype,
+            self.pack(np.ascontiguousarray(x, np.float32).ravel(), key),
+        )
+
+    def check(self, payload: Array) -> None:
+        """Refuse what does not decode; see `Codec.check`."""
+        self.decode(payload)
+
+    def decode(self, payload: Array) -> F32:
+        """Unpack `payload`; see `Codec.decode`."""
+        return self.unpack(payload.data, self.opened(payload)).reshape(payload.shape)
+
+    def opened(self, payload: Array) -> int:
+        """The number of values of a payload whose outside is right: stype, dtype, shape, length."""
+        if payload.stype != self.stype:
+            raise FedqError("FQ302", f"a payload of stype `{payload.stype}`, expected `{self.stype}`")
+        if payload.dtype != "float32":
+            raise FedqError("FQ302", f"a `{self.name}` payload of dtype `{payload.dtype}`, expected `float32`")
+        if any(n < 0 for n in payload.shape):
+            raise FedqError("FQ302", f"a `{self.name}` payload of shape {payload.shape}")
+        d = prod(payload.shape)
+        if len(payload.data) != self.nbytes(d):
+            raise FedqError(
+                "FQ302",
+                f"a `{self.name}` payload of {len(payload.data)} bytes, {d} values take {self.nbytes(d)}",
+            )
+        return d
+
+    def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
+        """A sum by decoding; codecs that can add packed bytes override it."""
+        return DecodedSum(self, shape)
+
+    def aggregate(self, payloads: Iterable[Array], weights: Iterable[float]) -> F32:
+        """The weighted sum; see `Codec.aggregate`."""
+        total: Accumulator | None = None
+        for payload, weight in zip(payloads, weights, strict=True):
+            if total is None:
+                total = self.accumulator(payload.shape)
+            total.add(payload, weight)
+        if total is None:
+            raise FedqError("FQ304", "there is nothing to aggregate")
+        return total.sum()
+
+    def malformed(self, why: str) -> FedqError:
+        """The error of bytes that this codec never writes."""
+        return FedqError("FQ302", f"a malformed `{self.name}` payload: {why}")
+
+
+@final
+class DecodedSum:
+    """The sum of decoded payloads, in one float32 array of their shape."""
+
+    def __init__(self, codec: Any, shape: tuple[int, ...]) -> None:
+        self._codec, self._sum = codec, np.zeros(shape, np.float32)
+
+    def add(self, payload: Array, weight: float) -> None:
+        """Add `weight * decode(payload)`."""
+        x = self._codec.decode(payload)
+        if x.shape != self._sum.shape:
+            raise FedqError("FQ302", f"a payload of shape {x.shape}, expected {self._sum.shape}")
+        self._sum += x if weight == 1 else np.float32(weight) * x
+
+    def sum(self) -> F32:
+        """The sum so far."""
+        return self._sum
+
+
+def finite(x: F32) -> bool:
+    """Whether no value is NaN or infinite, without a temporary of its size."""
+    return bool(np.isfinite(np.abs(x).max(initial=0.0)))

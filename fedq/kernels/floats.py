@@ -1,0 +1,58 @@
+"""Floats as they are: 32 or 16 bits a value, little endian."""
+
+from typing import final
+
+import numpy as np
+
+from fedq.errors import FedqError
+from fedq.kernels.codec import F32, PackedCodec, finite
+from fedq.rng import Key
+
+
+@final
+class Float32(PackedCodec):
+    """Every bit of every value: 4 bytes each. Lossless."""
+
+    name = "float32"
+
+    def nbytes(self, d: int) -> int:
+        """4 d."""
+        return 4 * d
+
+    def pack(self, x: F32, key: Key) -> bytes:
+        """Values as little-endian float32."""
+        return x.astype("<f4", copy=False).tobytes()
+
+    def unpack(self, data: bytes, d: int) -> F32:
+        """A read-only view of the bytes."""
+        x = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
+        if not finite(x):
+            raise self.malformed("NaN or infinite values")
+        return x
+
+
+@final
+class Float16(PackedCodec):
+    """Half precision, rounded to nearest even: 2 bytes a value. Biased by at most half a unit in the last place."""
+
+    name = "float16"
+    unbiased = False
+
+    def nbytes(self, d: int) -> int:
+        """2 d."""
+        return 2 * d
+
+    def pack(self, x: F32, key: Key) -> bytes:
+        """Values as little-endian float16."""
+        with np.errstate(over="ignore"):
+            half = x.astype("<f2")
+        if not np.isfinite(half).all():
+            raise FedqError("FQ303", "`float16` carries magnitudes up to 65504", hint="use `float32` or `qsgd8`")
+        return half.tobytes()
+
+    def unpack(self, data: bytes, d: int) -> F32:
+        """Widened to float32."""
+        x = np.frombuffer(data, "<f2").astype(np.float32)
+        if not finite(x):
+            raise self.malformed("NaN or infinite values")
+        return x

@@ -1,0 +1,47 @@
+"""QSGD: stochastic rounding to 2, 4 or 8 bits with one scale for 4096 values (Alistarh et al. 2017, arXiv 1610.02132).
+
+The paper scales by the 2-norm of a bucket; here, as in its section on practical variants, by the largest magnitude:
+2^(bits - 1) - 1 levels on either side of zero, unbiased, and no value is ever clipped.
+"""
+
+from typing import final
+
+import numpy as np
+
+from fedq.kernels import _reference as kernels
+from fedq.kernels.codec import F32, PackedCodec, finite
+from fedq.rng import Key
+
+
+@final
+class Qsgd(PackedCodec):
+    """Codes (ceil(d * bits / 8) bytes), then ceil(d / 4096) float32 scales."""
+
+    def __init__(self, bits: int) -> None:
+        assert bits in (2, 4, 8)
+        self.bits, self.name = bits, f"qsgd{bits}"
+
+    def nbytes(self, d: int) -> int:
+        """Codes and scales."""
+        return self._code_bytes(d) + 4 * -(-d // kernels.BUCKET)
+
+    def pack(self, x: F32, key: Key) -> bytes:
+        """Values [d] -> codes, then scales."""
+        codes, scale = kernels.qsgd_encode(x, self.bits, key)
+        return codes.tobytes() + scale.astype("<f4", copy=False).tobytes()
+
+    def unpack(self, data: bytes, d: int) -> F32:
+        """Codes and scales -> [d]."""
+        n = self._code_bytes(d)
+        packed = np.frombuffer(data, np.uint8, n)
+        scale = np.frombuffer(data, "<f4", offset=n).astype(np.float32, copy=False)
+        if not finite(scale) or (scale < 0).any():
+            raise self.malformed("a scale is negative or not finite")
+        if d and kernels.unpack_codes(packed, d, self.bits).max() == 2**self.bits - 1:
+            raise self.malformed("a code that stands for no level")
+        if d * self.bits % 8 and int(packed[-1]) >> d * self.bits % 8:
+            raise self.malformed("padding bits are set")
+        return kernels.qsgd_decode(packed, scale, d, self.bits)
+
+    def _code_bytes(self, d: int) -> int:
+        return -(-d * self.bits // 8)

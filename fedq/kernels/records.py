@@ -1,0 +1,38 @@
+"""Whole models as Flower records: named arrays, each one payload."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+
+from fedq.errors import FedqError
+from fedq.kernels import CODECS, codec
+from fedq.kernels.codec import PackedCodec
+from fedq.rng import Key, key
+
+Arrays = Mapping[str, NDArray[np.float32]]
+_NO_BITS = Key(0, 0)
+
+
+def decode(payload: Array) -> NDArray[np.float32]:
+    """The array of a payload of any registered codec, told by its stype; FedqError FQ302 for a strange one."""
+    prefix, _, name = payload.stype.partition(".")
+    if prefix != "fedq":
+        raise FedqError("FQ302", f"a payload of stype `{payload.stype}`, which no codec of fedq writes")
+    return codec(name).decode(payload)
+
+
+def to_arrays(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
+    """Every payload of a record, decoded; float32 ones are read-only views."""
+    return {name: decode(payload) for name, payload in record.items()}
+
+
+def to_record(arrays: Arrays) -> ArrayRecord:
+    """Named arrays as float32 payloads: the form in which a global model is held and handed about."""
+    return ArrayRecord({name: CODECS["float32"].encode(x, key=_NO_BITS) for name, x in arrays.items()})
+
+
+def encode(arrays: Arrays, by: PackedCodec, seed: int, purpose: str, *place: int | str) -> ArrayRecord:
+    """Named arrays, each packed with random bits of its own: `key(seed, purpose, *place, name)`."""
+    return ArrayRecord({n: by.encode(x, key=key(seed, purpose, *place, n)) for n, x in arrays.items()})

@@ -1,0 +1,66 @@
+"""Any values through a codec for [-1, 1]: one float32 scale in front of the packed bytes."""
+
+from typing import final
+
+import numpy as np
+from flwr.app import Array
+
+from fedq.kernels.codec import F32, Accumulator, PackedCodec
+from fedq.rng import Key
+
+
+@final
+class Scaled(PackedCodec):
+    """`inner` on x / s, with s sent along: 4 bytes more than `inner`.
+
+    For an unbiased `inner` s = max |x|, so the whole stays unbiased. For `sign` s = mean |x|, the scale of the nearest
+    multiple of a sign vector (Bernstein et al. 2018; Karimireddy et al. 2019, EF-signSGD); its bias stays.
+    """
+
+    def __init__(self, inner: PackedCodec) -> None:
+        self._inner, self.name, self.unbiased = inner, f"scaled_{inner.name}", inner.unbiased
+
+    def nbytes(self, d: int) -> int:
+        """4 + the inner length."""
+        return 4 + self._inner.nbytes(d)
+
+    def pack(self, x: F32, key: Key) -> bytes:
+        """The scale, then the inner bytes."""
+        magnitude = np.abs(x)
+        scale = (magnitude.max(initial=0) if self.unbiased else magnitude.mean()) if x.size else 0
+        scale = np.float32(scale)
+        unit = np.clip(x / scale, -1, 1) if scale > np.finfo(np.float32).tiny else np.zeros_like(x)
+        return scale.astype("<f4").tobytes() + self._inner.pack(unit, key)
+
+    def unpack(self, data: bytes, d: int) -> F32:
+        """Inner values times the scale."""
+        return self._inner.unpack(data[4:], d) * self._scale(data)
+
+    def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
+        """The inner accumulator, with each weight times the payload's scale."""
+        return _ScaledSum(self, self._inner, shape)
+
+    def opened_scale(self, payload: Array) -> tuple[np.float32, Array]:
+        """The scale, and the inner payload."""
+        self.opened(payload)
+        inner = Array(payload.dtype, payload.shape, self._inner.stype, payload.data[4:])
+        return self._scale(payload.data), inner
+
+    def _scale(self, data: bytes) -> np.float32:
+        scale = np.frombuffer(data, "<f4", 1)[0]
+        if not np.isfinite(scale) or scale < 0:
+            raise self.malformed("the scale is negative or not finite")
+        return np.float32(scale)
+
+
+@final
+class _ScaledSum:
+    def __init__(self, outer: Scaled, inner: PackedCodec, shape: tuple[int, ...]) -> None:
+        self._outer, self._total = outer, inner.accumulator(shape)
+
+    def add(self, payload: Array, weight: float) -> None:
+        scale, inner = self._outer.opened_scale(payload)
+        self._total.add(inner, weight * float(scale))
+
+    def sum(self) -> F32:
+        return self._total.sum()

@@ -1,0 +1,97 @@
+"""Counts the bytes of every message, both ways: the lengths of the payloads that were really sent, nothing computed."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import final
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedq._flower import Run
+
+
+def payload_bytes(content: RecordDict) -> int:
+    """The bytes of all array payloads in a message's content."""
+    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+
+
+@final
+class Ledger:
+    """Payload bytes since the last `clear`, by message type and node."""
+
+    def __init__(self) -> None:
+        self.up: Counter[tuple[str, int]] = Counter()
+        self.down: Counter[tuple[str, int]] = Counter()
+
+    def clear(self) -> None:
+        """Forget everything counted so far."""
+        self.up.clear()
+        self.down.clear()
+
+    def sent(self, message: Message) -> None:
+        """Count a message to a client."""
+        self.down[message.metadata.message_type, message.metadata.dst_node_id] += payload_bytes(message.content)
+
+    def received(self, reply: Message) -> None:
+        """Count a client's reply; one that carries an error has no payload."""
+        if reply.has_content():
+            self.up[reply.metadata.message_type, reply.metadata.src_node_id] += payload_bytes(reply.content)
+
+    def totals(self, kind: str) -> tuple[int, int]:
+        """Bytes up and down in all messages of type `kind`, such as "train" or "evaluate"."""
+        up, down = (sum(n for (k, _), n in side.items() if k == kind) for side in (self.up, self.down))
+        return up, down
+
+
+@final
+class MeteredGrid(Grid):
+    """Any grid, with every message entered in a ledger as it passes."""
+
+    def __init__(self, grid: Grid, ledger: Ledger) -> None:
+        self._grid, self._ledger = grid, ledger
+
+    @property
+    def run(self) -> Run:
+        """The inner grid's run."""
+        return self._grid.run
+
+    def set_run(self, run: Run) -> None:
+        """Set the inner grid's run."""
+        self._grid.set_run(run)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The inner grid's nodes."""
+        return self._grid.get_node_ids()
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message of the inner grid."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Push and count."""
+        return self._grid.push_messages(self._outgoing(messages))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """Pull and count."""
+        return self._incoming(self._grid.pull_messages(message_ids))
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Send, receive and count, in a stream."""
+        return self._incoming(self._grid.send_and_receive(self._outgoing(messages), timeout=timeout))
+
+    def _outgoing(self, messages: Iterable[Message]) -> Iterator[Message]:
+        for message in messages:
+            self._ledger.sent(message)
+            yield message
+
+    def _incoming(self, replies: Iterable[Message]) -> Iterator[Message]:
+        for reply in replies:
+            self._ledger.received(reply)
+            yield reply

@@ -1,0 +1,124 @@
+"""A torch module seen as a function of one flat weight vector: what local algorithms differentiate.
+
+Shapes: K clients, D trained weights, B examples a batch. The loop below takes K = 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedq.errors import FedqError
+from fedq.models import model
+from fedq.options import Options
+from fedq.rng import rng
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What it takes to build a network anywhere: model, options, shape of one example, classes, seed of the weights."""
+
+    model: str
+    options: Options
+    shape: tuple[int, ...]
+    classes: int
+    seed: int
+
+    def module(self) -> nn.Module:
+        """The module, on the CPU, with no weights drawn yet."""
+        try:
+            with torch.device("meta"):
+                built: nn.Module = model(self.model)(self.shape, self.classes, self.options)
+        except (ValueError, RuntimeError) as error:
+            raise FedqError(
+                "FQ105", f"model `{self.model}` cannot take examples of shape {self.shape}: {error}",
+                hint="choose another --model; `mlp` takes any shape",
+            ) from error  # fmt: skip
+        built.to_empty(device="cpu")
+        for part in built.modules():
+            getattr(part, "reset_running_stats", lambda: None)()
+        return built
+
+    def initial_weights(self) -> dict[str, NDArray[np.float32]]:
+        """He-normal weights (fan in) and zero biases, drawn from the seed; the same on server and clients."""
+        return {
+            name: _draw(tuple(p.shape), rng(self.seed, "init", name)) for name, p in self.module().named_parameters()
+        }
+
+    def voted(self) -> list[str]:
+        """The weight tensors of every linear and convolutional layer but the last: what FedVote sends."""
+        layers = [f"{n}.weight" for n, m in self.module().named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        return layers[:-1]
+
+    def normalised(self) -> bool:
+        """Whether the model has batch norm, without which +-1 weights blow activations up."""
+        return any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in self.module().modules())
+
+
+@final
+class Network:
+    """A module whose weights `names` are trained and all others keep the value in `weights`."""
+
+    def __init__(self, blueprint: Blueprint, weights: Weights, names: Sequence[str]) -> None:
+        self._module = blueprint.module().train()
+        self._trained: list[nn.Parameter] = []
+        parameters = dict(self._module.named_parameters())
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(torch.tensor(weights[name])).requires_grad_(name in names)
+        self.shapes = {name: tuple(parameters[name].shape) for name in names}
+        self._trained = [parameters[name] for name in names]
+        self._sizes = [p.numel() for p in self._trained]
+        self._flat = torch.cat([p.detach().reshape(-1) for p in self._trained])
+        for p, view in zip(self._trained, self._flat.split(self._sizes), strict=True):
+            p.data = view.view_as(p)
+
+    def flatten(self, weights: Weights) -> Tensor:
+        """Named arrays -> one flat [D] tensor of its own."""
+        return torch.from_numpy(np.concatenate([weights[name].reshape(-1) for name in self.shapes]))
+
+    def unflatten(self, w_D: Tensor) -> dict[str, NDArray[np.float32]]:
+        """A flat [D] tensor -> named arrays, views of it."""
+        parts = w_D.split(self._sizes)
+        return {n: p.view(s).numpy() for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
+
+    def gradient(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy of each client's batch at its weights, and the gradient: [K] and [K, D], here with K = 1."""
+        assert w_KD.shape[0] == 1, "a loop trains one client at a time"
+        self._flat.copy_(w_KD[0])
+        loss = functional.cross_entropy(self._module(x_KB[0]), y_KB[0])
+        parts = torch.autograd.grad(loss, self._trained)
+        return loss.detach()[None], torch.cat([p.reshape(-1) for p in parts])[None]
+
+    @torch.no_grad()
+    def evaluate(self, w_D: Tensor, x: Tensor, y: Tensor, batch: int) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy over examples [N, ...], in unshuffled batches of `batch`."""
+        self._flat.copy_(w_D)
+        self._module.eval()
+        loss, correct = 0.0, 0
+        for x_B, y_B in zip(x.split(_sizes(len(y), batch)), y.split(_sizes(len(y), batch)), strict=True):
+            logits = self._module(x_B)
+            loss += float(functional.cross_entropy(logits, y_B, reduction="sum"))
+            correct += int((logits.argmax(1) == y_B).sum())
+        self._module.train()
+        return loss / len(y), correct / len(y)
+
+
+def _sizes(n: int, batch: int) -> list[int]:
+    """Batch sizes that sum to n; a last batch of one joins the one before, as batch norm needs two examples."""
+    sizes = [min(batch, n - start) for start in range(0, n, batch)]
+    return [*sizes[:-2], sizes[-2] + 1] if len(sizes) > 1 and sizes[-1] == 1 else sizes
+
+
+def _draw(shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float32]:
+    if len(shape) < 2:
+        return np.zeros(shape, np.float32)
+    fan_in = int(np.prod(shape[1:]))
+    return random.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / fan_in))

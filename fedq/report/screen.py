@@ -1,0 +1,121 @@
+"""The screen of a run: what it will cost, a bar on a terminal, one aligned line a round elsewhere, what came out.
+
+Talk goes to stderr. Lines of rounds are data and go to stdout, or to stderr when stdout is kept for `--json`.
+"""
+
+import sys
+from collections.abc import Mapping
+from math import prod
+from typing import Any, TextIO, final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from fedq.report.units import duration, share, size
+
+EVERY = 10  # rounds between lines that stay above a terminal's bar
+
+
+def line(metrics: Mapping[str, Any], rounds: int) -> str:
+    """One round as aligned `key=value` text."""
+    width = len(str(rounds))
+    fields = {
+        "round": f"{metrics['round']:>{width}}/{rounds}",
+        "accuracy": share(metrics["accuracy"]),
+        **({"deployed": share(metrics["deployed_accuracy"])} if metrics["deployed_accuracy"] is not None else {}),
+        "loss": share(metrics["loss"]),
+        "up": f"{metrics['up_bytes']:<9}",
+        "down": f"{metrics['down_bytes']:<9}",
+        "clients": f"{metrics['clients']}",
+        **({"failed": metrics["failed"]} if metrics["failed"] else {}),
+        **({"rejected": metrics["rejected"]} if metrics["rejected"] else {}),
+        **({"client_accuracy": _spread(metrics)} if metrics["client_accuracy"] is not None else {}),
+        "seconds": f"{metrics['seconds']:.2f}",
+    }
+    return "  ".join(f"{k}={v}" for k, v in fields.items())
+
+
+def plan(simulation: Any, where: str = "") -> str:
+    """What a run is going to do and send; sizes here are expected, those of results are measured."""
+    config, top = simulation.config, simulation.config.top
+    o, shapes = config.client.options, {n: x.shape for n, x in simulation.initial.items()}
+    sent = sum(prod(s) for s in shapes.values())
+    still = sum(x.size for x in simulation.drawn.values()) - sent
+    up, down = (sum(c.nbytes(prod(s)) for s in shapes.values())
+                for c in (simulation.strategy.codec, simulation.strategy.setup.downlink))  # fmt: skip
+    total = config.per_round * top.rounds
+    rows = {
+        "clients": f"{config.per_round} of {top.clients} a round, {o.local_steps} steps of {o.batch_size}, {top.data.partition}",
+        "model": f"{config.model.name}: {sent:,} weights sent" + (f", {still:,} never" if still else ""),
+        "uplink": f"{size(up)} a client ({top.codec})" + (f", float32 would be {size(4 * sent)}" if up < 4 * sent else ""),
+        "downlink": f"{size(down)} a client ({top.downlink})",
+        "total": f"about {size(up * total)} up and {size(down * total)} down in {top.rounds} rounds",
+        "workers": f"{simulation.workers} thread{'s' if simulation.workers > 1 else ''} of this process",
+    }
+    head = f"{config.strategy.name} on {top.data.name}   {where}".rstrip()
+    return "\n".join([head, *(f"  {k:<10} {v}" for k, v in rows.items())])
+
+
+def outcome(totals: Mapping[str, Any], best: tuple[float, int] | None) -> str:
+    """What a finished run came to."""
+    deployed = totals.get("deployed_accuracy")
+    parts = [
+        f"accuracy {share(totals.get('accuracy'))}" + (f" (best {best[0]:.4f} at {best[1]})" if best else ""),
+        *([f"deployed {share(deployed)}"] if deployed is not None else []),
+        f"{size(totals['up_bytes'] or 0)} up, {size(totals['down_bytes'] or 0)} down",
+    ]
+    return f"done  {totals['rounds']} rounds in {duration(totals['seconds'] or 0)}   " + "   ".join(parts)
+
+
+@final
+class Screen:
+    """Shows a run while it is played; a context manager."""
+
+    def __init__(self, simulation: Any, *, json: bool = False, quiet: bool = False) -> None:
+        self._rounds: int = simulation.config.top.rounds
+        self._quiet = quiet
+        self._lines: TextIO = sys.stderr if json else sys.stdout
+        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._up = 0
+        self._seconds: list[float] = []
+
+    def __enter__(self) -> "Screen":
+        if self._console.is_terminal and not self._quiet:
+            text = TextColumn("{task.completed}/{task.total}  {task.fields[said]}", markup=False)
+            self._bar = Progress(BarColumn(), text, console=self._console, transient=True)
+            self._task = self._bar.add_task("", total=self._rounds, said="starting")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Talk to the person, on stderr."""
+        if not self._quiet:
+            self._console.print(text)
+
+    def show(self, record: Any) -> None:
+        """Show a round."""
+        metrics = record.metrics()
+        self._up += metrics["up_bytes"]
+        self._seconds.append(metrics["seconds"])
+        if self._quiet:
+            return
+        text = line(metrics, self._rounds)
+        if self._bar is None or not self._lines.isatty():
+            print(text, file=self._lines, flush=True)
+        elif metrics["round"] % EVERY == 0:
+            self._console.print(text)
+        if self._bar is not None:
+            recent = self._seconds[-10:]
+            left = (self._rounds - metrics["round"]) * sum(recent) / len(recent)
+            said = f"accuracy {share(metrics['accuracy'])}   {size(self._up)} up   {duration(left)} left"
+            self._bar.update(self._task, completed=metrics["round"], said=said)
+
+
+def _spread(metrics: Mapping[str, Any]) -> str:
+    return f"{share(metrics['client_accuracy'])}+-{share(metrics['client_accuracy_std'])}"

@@ -1,0 +1,211 @@
+"""From a config to a finished run: the parts are built, the rounds are played, every one is saved before it is shown."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedq import _flower
+from fedq.clients import client
+from fedq.clients.app import client_app
+from fedq.clients.trainer import Shards, Trainer
+from fedq.config import RunConfig, make_config, resolve
+from fedq.data import Dataset, load
+from fedq.data.partition import partition
+from fedq.errors import FedqError
+from fedq.grids import LocalGrid
+from fedq.kernels import codec, records
+from fedq.ledger import Ledger, MeteredGrid
+from fedq.models.network import Blueprint
+from fedq.rounds import Evaluation, RoundRecord, rounds
+from fedq.runs import Run, open_run
+from fedq.settings import read_toml
+from fedq.strategies import PackedStrategy, Setup, strategy
+from fedq.strategies.base import Arrays
+from fedq.strategies.sampling import Sampling
+from fedq.until import Until
+
+log = logging.getLogger("fedq")
+
+SMALL = 50_000  # trained weights below which threads only wait for each other (benchmarks/threads.py)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The parts of a run, built from its config."""
+
+    config: RunConfig
+    data: Dataset
+    strategy: PackedStrategy
+    initial: Arrays
+    drawn: Arrays
+    trainer: Trainer
+    workers: int
+    ledger: Ledger
+    grid: MeteredGrid
+
+    def score(self, weights: Arrays) -> tuple[float, float]:
+        """Loss and accuracy on the test examples."""
+        return self.trainer.score(weights, self.data.test)
+
+    def rounds(self, arrays: Arrays, first: int, last: int) -> Iterator[RoundRecord]:
+        """Play rounds `first ... last` from named global weights."""
+        top = self.config.top
+        evaluation = Evaluation(self.score, top.evaluate.every, top.evaluate.clients)
+        start = records.to_record(arrays)
+        return rounds(self.strategy, self.grid, self.ledger, start, first=first, last=last,
+                      evaluation=evaluation, tolerate=top.tolerate)  # fmt: skip
+
+
+def build(config: RunConfig) -> Simulation:
+    """Load the data, share it among clients, and make strategy, trainer and grid. FedqError if they do not fit."""
+    _flower.quiet()
+    top = config.top
+    data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
+    blueprint = Blueprint(config.model.name, config.model.options, data.shape, data.classes, top.seed)
+    sampling = Sampling(top.seed, top.clients, config.per_round)
+    setup = Setup(sampling, codec(top.codec), codec(top.downlink), config.client.options.lr)
+    server = strategy(config.strategy.name)(setup, config.strategy.options)
+    algorithm = client(config.client.name)(config.client.options)
+    if (server.sends == "gradient") != (algorithm.returns == "gradient"):
+        raise FedqError("FQ105", f"`{config.strategy.name}` needs a client that returns "
+                        f"{'a gradient' if server.sends == 'gradient' else 'weights'}, and `{config.client.name}` does not",
+                        hint="leave client.name out: the strategy knows its own")  # fmt: skip
+    drawn = blueprint.initial_weights()
+    initial = server.initial(drawn, blueprint.voted(), top.seed)
+    kept = top.evaluate.kept if top.evaluate.clients else 0.0
+    shards = Shards(data, partition(data.train.y, top.data.partition, top.clients, top.seed), kept, top.seed)
+    trainer = Trainer(blueprint, shards, algorithm, config.client.options, sends=server.sends,
+                      evaluation_batch=top.evaluate.batch_size)  # fmt: skip
+    trained = sum(x.size for x in initial.values())
+    workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
+    ledger = Ledger()
+    grid = MeteredGrid(LocalGrid(client_app(trainer, server.codec, top.seed), top.clients, workers=workers), ledger)
+    return Simulation(config, data, server, initial, drawn, trainer, workers, ledger, grid)
+
+
+def begin(config: RunConfig, out: str | Path) -> tuple[Run, Simulation]:
+    """A new run directory and the parts to play it; the initial model is its first checkpoint."""
+    simulation = build(config)
+    top = config.top
+    name = f"{config.strategy.name}-{top.data.name.replace('/', '--')}-s{top.seed}-{config.hash[:6]}"
+    run = Run.create(out, name, config.to_toml(), {"config_hash": config.hash, "data_sha256": simulation.data.checksum})
+    run.checkpoint(0, simulation.initial, simulation.strategy.state())
+    return run, simulation
+
+
+def reopen(path: str | Path, *, rounds: int | None = None) -> tuple[Run, Simulation]:
+    """A run that did not finish, or that shall have more `rounds`, and the parts to play it on.
+
+    FedqError FQ203 or FQ204 if there is none or it is in use, FQ205 if it is finished or its data have changed.
+    """
+    run = open_run(path, lock=True)
+    settings = read_toml(run.path / "run.toml")
+    config = resolve(settings)
+    if rounds is not None:
+        config = config.with_(rounds=rounds)
+    done = len(run.records())
+    if run.about.get("status") == "done" and config.top.rounds <= done:
+        raise FedqError("FQ205", f"the run is done: {done} rounds", where=str(path),
+                        hint=f"go on with more: fedq resume {path} --rounds {2 * done}")  # fmt: skip
+    simulation = build(config)
+    known = run.about.get("data_sha256")
+    if known not in (None, simulation.data.checksum):
+        raise FedqError("FQ205", "the data have changed since the run began", where=str(path),
+                        hint="give back the old data, or start a new run: fedq simulate " + str(run.path / "run.toml"))  # fmt: skip
+    return run, simulation
+
+
+def play(run: Run, simulation: Simulation, *, until: Until | None = None) -> Iterator[RoundRecord]:
+    """The rounds that `run` still lacks, each saved before it is yielded.
+
+    Ends early when `until` is met. However it ends, the directory says so and its lock is given back: stopped by an
+    error it can be resumed, and `weights_sha256` of a resumed run equals that of an uninterrupted one.
+    """
+    saved = run.latest() or (0, dict(simulation.initial), simulation.strategy.state())
+    done, arrays, state = saved
+    simulation.strategy.restore(state)
+    run.rewind(done)
+    if done:
+        run.update(status="running", resumed_at=[*run.about.get("resumed_at", []), done])
+    status = "interrupted"
+    try:
+        with logging_to(run.path / "log.txt"), one_torch_thread():
+            reached = until is not None and until.met(run.records())
+            for record in () if reached else simulation.rounds(arrays, done + 1, simulation.config.top.rounds):
+                arrays = records.to_arrays(record.arrays)
+                run.append(record.metrics())
+                run.checkpoint(record.round, arrays, simulation.strategy.state())
+                yield record
+                if until is not None and until.met(run.records()):
+                    break
+        run.update(weights_sha256=run.save_model({**simulation.drawn, **arrays}))
+        status = "done"
+    except FedqError as error:
+        status = "failed"
+        run.update(error=str(error))
+        raise
+    finally:
+        run.update(status=status, totals={k: v for k, v in run.totals().items() if k not in ("status", "run_dir")})
+        run.release()
+
+
+def simulate(config: RunConfig | None = None, *, out: str | Path = "runs", until: str = "", **changes: Any) -> Run:
+    """Run a simulation in this process, from Python or a notebook, and return its run.
+
+    `changes` are config keys, with dots written as double underscores: `simulate(strategy="fedavg", client__lr=0.1)`.
+    Ctrl-C returns the rounds that are finished; `resume` goes on from there.
+    """
+    from fedq.report.screen import Screen
+
+    config = (config or make_config()).with_(**changes)
+    run, simulation = begin(config, out)
+    with Screen(simulation) as screen:
+        try:
+            for record in play(run, simulation, until=Until.parse(until) if until else None):
+                screen.show(record)
+        except KeyboardInterrupt:
+            screen.say(f"stopped after round {len(run.records())}; fedq.resume({str(run.path)!r}) goes on")
+    return run
+
+
+def resume(path: str | Path, *, rounds: int | None = None) -> Run:
+    """Go on with a run that did not finish, or play more rounds; the same bits as if it had never stopped."""
+    from fedq.report.screen import Screen
+
+    run, simulation = reopen(path, rounds=rounds)
+    with Screen(simulation) as screen:
+        for record in play(run, simulation):
+            screen.show(record)
+    return run
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """One torch thread in every thread: bits depend on the number, and workers are the better use of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Everything that fedq and Flower log, timestamped, in a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,203 @@
+"""What strategies on a packed wire share: messages down, checked replies up, evaluation on clients, state.
+
+A strategy is a Flower `Strategy`, so it runs in simulation, under `flwr run` and in a deployment. It holds the global
+model as an `ArrayRecord` of float32 payloads, and is given the replies as a stream: it folds them one by one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
+
+from fedq.errors import FedqError
+from fedq.kernels import PackedCodec, records
+from fedq.options import Options
+from fedq.strategies.sampling import Sampling, nodes
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every strategy is told: who takes part, the codecs both ways, and the clients' learning rate."""
+
+    sampling: Sampling
+    codec: PackedCodec
+    downlink: PackedCodec
+    lr: float
+
+
+class PackedStrategy(Strategy, ABC):
+    """A strategy whose clients reply with one array record packed by `setup.codec`. A leaf says how replies combine.
+
+    `defaults` are the run's settings where the user gives none; `sends` is what clients put into their arrays.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    sends: Literal["weights", "updates", "gradient"] = "weights"
+
+    class Options(Options):
+        """`[strategy]` keys."""
+
+    def __init__(self, setup: Setup, options: Options) -> None:
+        self.setup, self.options = setup, options
+        self.codec = setup.codec
+        self._global: Arrays = {}
+
+    # --------------------------------------------------------------------------------------------- the model
+
+    def initial(self, weights: Arrays, voted: list[str], seed: int) -> Arrays:
+        """The arrays to train and send, from the model's `weights`; `voted` names the hidden layers' weight tensors."""
+        return weights
+
+    def deployed(self, arrays: Arrays) -> Arrays | None:
+        """The arrays that a device would hold, where they differ from the global model."""
+        return None
+
+    # --------------------------------------------------------------------------------------------- training
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message for each sampled partition, all with the same packed arrays; arguments are not written to."""
+        self._global = records.to_arrays(arrays)
+        return self._messages("train", "sample", server_round, arrays, config, grid)
+
+    def check_reply(self, reply: Message) -> None:
+        """FedqError FQ302 unless the reply to a train message is what `aggregate_train` can fold."""
+        content = reply.content
+        if len(content.array_records) != 1 or len(content.metric_records) != 1:
+            raise FedqError("FQ302", "a reply needs one array record and one metric record")
+        payloads = arrays_of(reply)
+        if set(payloads) != set(self._global):
+            raise FedqError("FQ302", f"a reply with arrays {sorted(payloads)}, expected {sorted(self._global)}")
+        for name, x in self._global.items():
+            if tuple(payloads[name].shape) != x.shape:
+                raise FedqError("FQ302", f"array `{name}` has shape {payloads[name].shape}, expected {x.shape}")
+            self.codec.check(payloads[name])
+        n = next(iter(content.metric_records.values())).get("num-examples")
+        if not isinstance(n, int | float) or not isfinite(n) or n <= 0:
+            raise FedqError("FQ302", f"`num-examples` must be a positive number, got {n!r}")
+
+    @abstractmethod
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The next global model, and the mean training loss; (None, None) if there was no reply."""
+
+    # --------------------------------------------------------------------------------------------- evaluation
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message for each partition that evaluates in this round: a sample of its own."""
+        return self._messages("evaluate", "sample-evaluate", server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Mean and standard deviation of the clients' accuracies, each client counting once; and their mean loss."""
+        metrics = [next(iter(r.content.metric_records.values())) for r in replies if r.has_content()]
+        scores = [(cast(float, m["accuracy"]), cast(float, m["loss"])) for m in metrics if m["num-examples"]]
+        if not scores:
+            return None
+        accuracy, loss = np.array(scores).T
+        return MetricRecord(
+            {
+                "client-accuracy": accuracy.mean(),
+                "client-accuracy-std": accuracy.std(),
+                "client-loss": loss.mean(),
+            }
+        )
+
+    # --------------------------------------------------------------------------------------------- state
+
+    def state(self) -> dict[str, Any]:
+        """What must survive a checkpoint besides the model: numbers, strings, arrays, and dicts or lists of them."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        assert not state, f"{type(self).__name__} keeps no state"
+
+    def summary(self) -> None:
+        """Nothing: the run's plan says it all."""
+
+    # --------------------------------------------------------------------------------------------- helpers
+
+    def _messages(
+        self,
+        kind: str,
+        purpose: str,
+        round_: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+    ) -> list[Message]:
+        down = self._packed(arrays, round_)
+        content = RecordDict({"arrays": down, "config": ConfigRecord({**config, "server-round": round_})})
+        ids = nodes(grid)
+        chosen = self.setup.sampling.partitions(round_, purpose)
+        return [Message(content, ids[partition], kind) for partition in chosen]
+
+    def _packed(self, arrays: ArrayRecord, round_: int) -> ArrayRecord:
+        by = self.setup.downlink
+        if all(payload.stype == by.stype for payload in arrays.values()):
+            return arrays
+        return records.encode(records.to_arrays(arrays), by, self.setup.sampling.seed, "down", round_)
+
+
+class Fold:
+    """The weighted mean of a stream of replies, one accumulator for each array, straight from packed bytes."""
+
+    def __init__(self, codec: PackedCodec, like: Arrays) -> None:
+        self._sums = {name: codec.accumulator(x.shape) for name, x in like.items()}
+        self._weight = self._loss = self._examples = 0.0
+
+    def add(self, reply: Message, weight: float) -> None:
+        """Add a checked reply with this weight."""
+        for name, payload in arrays_of(reply).items():
+            self._sums[name].add(payload, weight)
+        self._weight += weight
+        loss, n = train_loss(reply)
+        self._loss, self._examples = self._loss + n * loss, self._examples + n
+
+    def mean(self) -> dict[str, NDArray[np.float32]]:
+        """The weighted mean of all replies."""
+        return {name: total.sum() / np.float32(self._weight) for name, total in self._sums.items()}
+
+    @property
+    def empty(self) -> bool:
+        """Whether no reply was added."""
+        return self._weight == 0
+
+    @property
+    def metrics(self) -> MetricRecord:
+        """The training loss, each client weighted by its examples."""
+        return MetricRecord({"train-loss": self._loss / self._examples})
+
+
+def good(replies: Iterable[Message]) -> Iterator[Message]:
+    """The replies that carry content."""
+    return (reply for reply in replies if reply.has_content())
+
+
+def arrays_of(reply: Message) -> Mapping[str, Array]:
+    """The packed arrays of a reply, by name."""
+    return next(iter(reply.content.array_records.values()))
+
+
+def examples(reply: Message) -> float:
+    """The number of examples that a reply stands for."""
+    return float(next(iter(reply.content.metric_records.values()))["num-examples"])  # type: ignore[arg-type]
+
+
+def train_loss(reply: Message) -> tuple[float, float]:
+    """The mean training loss of a reply, and the examples it stands for."""
+    metrics = next(iter(reply.content.metric_records.values()))
+    return float(metrics["train-loss"]), float(metrics["num-examples"])  # type: ignore[arg-type]
