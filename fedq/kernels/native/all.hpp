@@ -1,0 +1,12 @@
+// What every object compiles for its own instruction set; FEDQ_ISA is the table's name.
+#include "qsgd.hpp"
+#include "table.hpp"
+#include "ternary.hpp"
+#include "topk.hpp"
+#include "weighted.hpp"
+
+const fedq::Kernels fedq::FEDQ_ISA = {
+#define KERNEL(result, name, parameters, arguments) ::name,
+#include "kernels.def"
+#undef KERNEL
+};

@@ -1,0 +1,2 @@
+#define FEDQ_ISA avx2
+#include "all.hpp"

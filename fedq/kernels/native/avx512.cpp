@@ -1,0 +1,2 @@
+#define FEDQ_ISA avx512
+#include "all.hpp"

@@ -1,0 +1,195 @@
+// Values to bits: random coins (Philox4x32-10), signs, ternary planes. The specification is `_reference.py`.
+#pragma once
+#include "simd.hpp"
+
+namespace {
+
+constexpr u32 M0 = 0xD2511F53, M1 = 0xCD9E8D57;
+constexpr u64 TILE = 128;  // coordinates that share 16 Philox blocks
+
+// The keys of the ten rounds, and what the first two rounds have in common for all blocks below 2^32.
+struct Philox {
+  u64 seed, stream;
+  u32 k0[10], k1[10];
+  u32 first2, second0, second2, third3;
+
+  Philox(u64 seed, u64 stream) : seed(seed), stream(stream) {
+    for (u32 r = 0; r < 10; ++r) {
+      k0[r] = (u32)seed + r * 0x9E3779B9;
+      k1[r] = (u32)(seed >> 32) + r * 0xBB67AE85;
+    }
+    u64 p1 = (u64)M1 * (u32)stream;
+    u64 p0 = (u64)M0 * ((u32)(p1 >> 32) ^ k0[0]);
+    first2 = (u32)(stream >> 32) ^ k1[0];
+    second0 = (u32)p1 ^ k0[1];
+    second2 = (u32)(p0 >> 32) ^ k1[1];
+    third3 = (u32)p0;
+  }
+
+  // The first word at counter (block, stream with bit 63 set): the bits that decide a tie.
+  __attribute__((noinline)) u32 tie(u64 block) const {
+    u32 c0 = (u32)block, c1 = (u32)(block >> 32), c2 = (u32)stream, c3 = (u32)(stream >> 32) | 1u << 31;
+    for (int r = 0; r < 10; ++r) {
+      u64 p0 = (u64)M0 * c0, p1 = (u64)M1 * c2;
+      c0 = (u32)(p1 >> 32) ^ c1 ^ k0[r], c1 = (u32)p1;
+      c2 = (u32)(p0 >> 32) ^ c3 ^ k1[r], c3 = (u32)p0;
+    }
+    return c0;
+  }
+
+  // The 16 blocks of a tile: word w of blocks W g ... W g + W - 1 is words[w * (16 / W) + g]. The high halves of the 64-bit
+  // lanes hold rubbish throughout, which the multiplication and `weave` ignore.
+  INLINE void tile(u64 index, U words[64 / W]) const {
+    Q lane;
+    for (int l = 0; l < W / 2; ++l) lane[l] = 2 * l;
+    const Q m0 = Q{} + M0, m1 = Q{} + M1;
+    for (int g = 0; g < 16 / W; ++g) {
+      Q c0[2], c1[2], c2[2], c3[2];
+      for (int odd = 0; odd < 2; ++odd) {
+        Q p0 = multiply(lane + (16 * index + (u64)(g * W + odd)), m0);        // round 1
+        Q p1 = multiply((p0 >> 32) ^ (u64)first2, m1);                        // round 2
+        c0[odd] = (p1 >> 32) ^ (u64)second0, c1[odd] = p1;
+        c2[odd] = p0 ^ (u64)second2, c3[odd] = Q{} + third3;
+      }
+      for (int r = 2; r < 10; ++r)
+        for (int odd = 0; odd < 2; ++odd) {
+          Q p0 = multiply(c0[odd], m0), p1 = multiply(c2[odd], m1);
+          c0[odd] = xor3(p1 >> 32, c1[odd], Q{} + k0[r]), c1[odd] = p1;
+          c2[odd] = xor3(p0 >> 32, c3[odd], Q{} + k1[r]), c3[odd] = p0;
+        }
+      words[g] = weave(c0[0], c0[1]);
+      words[16 / W + g] = weave(c1[0], c1[1]);
+      words[32 / W + g] = weave(c2[0], c2[1]);
+      words[48 / W + g] = weave(c3[0], c3[1]);
+    }
+  }
+};
+
+// The coins of the 128 coordinates from `start`: `scaled(j)` is 65536 p of coordinates start + j ... + W - 1.
+template <class Scaled>
+INLINE void coins(const Philox& philox, u64 start, Scaled scaled, u64 bits[2]) {
+  U words[64 / W];
+  philox.tile(start / TILE, words);
+  u32 tied = 0;
+  bits[0] = bits[1] = 0;
+#pragma GCC unroll 32
+  for (int j = 0; j < 128; j += W) {
+    U word = words[(j >> 5) * (16 / W) + (j & 15) / W];
+    I r = (I)(j & 16 ? word >> 16 : word & 0xffff), t = __builtin_convertvector(scaled(j), I);
+    bits[j >> 6] |= (u64)lanes_less(r, t) << (j & 63);
+    tied |= lanes_equal(r, t);
+  }
+  if (__builtin_expect(tied != 0, 0))
+    for (int j = 0; j < 128; j += W) {
+      U word = words[(j >> 5) * (16 / W) + (j & 15) / W];
+      F s = scaled(j);
+      I r = (I)(j & 16 ? word >> 16 : word & 0xffff), t = __builtin_convertvector(s, I);
+      F rest = (s - __builtin_convertvector(t, F)) * 16777216.0f;
+      for (u32 left = lanes_equal(r, t); left; left &= left - 1) {
+        int l = __builtin_ctz(left);
+        u64 coin = philox.tie(start + j + l) >> 8 < (u32)rest[l];
+        bits[j >> 6] |= coin << ((j & 63) + l);
+      }
+    }
+}
+
+// Runs `tile(x, i, nbytes)` on 128 values at a time; the last ones are made up with `padding`, which must encode as 0.
+template <class Tile>
+INLINE void by_tiles(const float* x, float padding, u64 begin, u64 end, Tile tile) {
+  u64 i = begin;
+  for (; i + TILE <= end; i += TILE) {
+    for (int line = 0; line < 8; ++line) prefetch((const char*)(x + i) + AHEAD + 64 * line);
+    tile(x + i, i, (u64)16);
+  }
+  if (i == end) return;
+  float rest[TILE];
+  for (u64 j = 0; j < TILE; ++j) rest[j] = padding;
+  memcpy(rest, x + i, (end - i) * 4);
+  tile(rest, i, bytes_of(end - i));
+}
+
+void encode_bernoulli(const float* p, u64 seed, u64 stream, u8* out, u64 begin, u64 end) {
+  const Philox philox(seed, stream);
+  by_tiles(p, 0, begin, end, [&](const float* x, u64 i, u64 n) INLINE_LAMBDA {
+    u64 bits[2];
+    coins(philox, i, [&](int j) INLINE_LAMBDA { return loadf(x + j) * 65536.0f; }, bits);
+    memcpy(out + i / 8, bits, n);
+  });
+}
+
+// P(1) = x / 2 + 1 / 2, the probability rounded to float32 as if it were stored.
+void encode_binary(const float* v, u64 seed, u64 stream, u8* out, u64 begin, u64 end) {
+  const Philox philox(seed, stream);
+  by_tiles(v, -1, begin, end, [&](const float* x, u64 i, u64 n) INLINE_LAMBDA {
+    u64 bits[2];
+    coins(philox, i, [&](int j) INLINE_LAMBDA { return (loadf(x + j) * 0.5f + 0.5f) * 65536.0f; }, bits);
+    memcpy(out + i / 8, bits, n);
+  });
+}
+
+void encode_sign(const float* v, u8* out, u64 begin, u64 end) {
+  by_tiles(v, -1, begin, end, [&](const float* x, u64 i, u64 n) INLINE_LAMBDA {
+    u64 bits[2] = {};
+#pragma GCC unroll 32
+    for (int j = 0; j < 128; j += W) bits[j >> 6] |= (u64)lanes_not_below(loadf(x + j), F{}) << (j & 63);
+    memcpy(out + i / 8, bits, n);
+  });
+}
+
+template <bool UNIT>
+INLINE void ternary(const float* v, float scale, const Philox& philox, u8* pos, u8* neg, u64 begin, u64 end) {
+  by_tiles(v, 0, begin, end, [&](const float* x, u64 i, u64 n) INLINE_LAMBDA {
+    u64 hit[2], minus[2] = {};
+    coins(philox, i, [&](int j) INLINE_LAMBDA {
+      F size = absolute(loadf(x + j));
+      return least(UNIT ? size : size / scale, fill(1)) * 65536.0f;
+    }, hit);
+#pragma GCC unroll 32
+    for (int j = 0; j < 128; j += W) minus[j >> 6] |= (u64)lanes_negative(loadf(x + j)) << (j & 63);
+    u64 p[2] = {hit[0] & ~minus[0], hit[1] & ~minus[1]}, m[2] = {hit[0] & minus[0], hit[1] & minus[1]};
+    memcpy(pos + i / 8, p, n);
+    memcpy(neg + i / 8, m, n);
+  });
+}
+
+void encode_ternary(const float* x, float scale, u64 seed, u64 stream, u8* pos, u8* neg, u64 begin, u64 end) {
+  const Philox philox(seed, stream);
+  if (scale == 1) ternary<true>(x, scale, philox, pos, neg, begin, end);
+  else ternary<false>(x, scale, philox, pos, neg, begin, end);
+}
+
+void encode_ternary_threshold(const float* v, float t, u8* pos, u8* neg, u64 begin, u64 end) {
+  by_tiles(v, 0, begin, end, [&](const float* x, u64 i, u64 n) INLINE_LAMBDA {
+    u64 p[2] = {}, m[2] = {};
+#pragma GCC unroll 32
+    for (int j = 0; j < 128; j += W) {
+      F a = loadf(x + j);
+      p[j >> 6] |= (u64)lanes_less(fill(t), a) << (j & 63);
+      m[j >> 6] |= (u64)lanes_less(a, fill(-t)) << (j & 63);
+    }
+    memcpy(pos + i / 8, p, n);
+    memcpy(neg + i / 8, m, n);
+  });
+}
+
+// The largest magnitude as its bits; above 0x7f800000 if there is a NaN.
+u32 largest(const float* x, u64 begin, u64 end) {
+  I most[4] = {};
+  u64 i = begin;
+  for (; i + 4 * W <= end; i += 4 * W)
+    for (int k = 0; k < 4; ++k) {
+      prefetch((const char*)(x + i + k * W) + AHEAD);
+      I m = (I)loadf(x + i + k * W) & 0x7fffffff;
+      most[k] = m > most[k] ? m : most[k];
+    }
+  u32 top = 0;
+  for (int k = 0; k < 4; ++k)
+    for (int l = 0; l < W; ++l) top = (u32)most[k][l] > top ? (u32)most[k][l] : top;
+  for (; i < end; ++i) {
+    u32 m = load<u32>(x + i) & 0x7fffffff;
+    top = m > top ? m : top;
+  }
+  return top;
+}
+
+}  // namespace

@@ -1,0 +1,2 @@
+#define FEDQ_ISA portable
+#include "all.hpp"

@@ -1,0 +1,182 @@
+// QSGD: stochastic rounding to 2, 4 or 8 bits, one scale for 4096 values.
+#pragma once
+#include "encode.hpp"
+
+namespace {
+
+constexpr u64 BUCKET = 4096;
+constexpr float TINY = 0x1p-100f;
+
+INLINE float levels_of(int bits) { return (float)((1 << (bits - 1)) - 1); }
+
+template <int BITS>
+INLINE void pack_codes(const u8* codes, u64 n, u8* out) {  // n codes, zeros beyond them
+  u64 size = bytes_of(n * BITS);
+  if (BITS == 8) memcpy(out, codes, size);
+  for (u64 i = 0; BITS == 4 && i < size; ++i) out[i] = (u8)(codes[2 * i] | codes[2 * i + 1] << 4);
+  for (u64 i = 0; BITS == 2 && i < size; ++i) {
+    u32 four = load<u32>(codes + 4 * i);
+    out[i] = (u8)(four | four >> 6 | four >> 12 | four >> 18);
+  }
+}
+
+template <int BITS>
+INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Philox& philox, u8* out) {
+  typedef u8 Narrow __attribute__((vector_size(W)));
+  const float levels = levels_of(BITS);
+  u8 codes[BUCKET];
+  for (u64 k = 0; k < n; k += TILE) {
+    float rest[TILE];
+    const float* v = x + k;
+    if (n - k < TILE) {
+      memset(rest, 0, sizeof rest);
+      memcpy(rest, v, (n - k) * 4);
+      v = rest;
+    } else {
+      for (int line = 0; line < 8; ++line) prefetch((const char*)v + AHEAD + 64 * line);
+    }
+    u64 up[2];
+    auto steps = [&](int j) INLINE_LAMBDA { return least(absolute(loadf(v + j)) * factor, fill(levels)); };
+    auto whole = [&](F y) INLINE_LAMBDA { return __builtin_convertvector(y, I); };
+    coins(philox, i + k, [&](int j) INLINE_LAMBDA {
+      F y = steps(j);
+      return (y - __builtin_convertvector(whole(y), F)) * 65536.0f;
+    }, up);
+    I lane;
+    for (int l = 0; l < W; ++l) lane[l] = 1 << l;
+#pragma GCC unroll 32
+    for (int j = 0; j < 128; j += W) {
+      I hit = ((I{} + (i32)(up[j >> 6] >> (j & 63))) & lane) == lane;  // -1 where the coin is 1
+      I size = whole(steps(j)) - hit, sign = (I)loadf(v + j) >> 31;
+      I code = ((size ^ sign) - sign) + (i32)levels;
+      Narrow narrow = __builtin_convertvector(code, Narrow);
+      memcpy(codes + k + j, &narrow, W);
+    }
+  }
+  memset(codes + n, 0, least((u64)8, BUCKET - n));
+  pack_codes<BITS>(codes, n, out);
+}
+
+template <int BITS>
+INLINE void encode_buckets(const float* x, const Philox& philox, u8* out, float* scale, u64 begin, u64 end) {
+  const float levels = levels_of(BITS);
+  for (u64 i = begin; i < end; i += BUCKET) {
+    u64 n = least(BUCKET, end - i);
+    u32 top = largest(x + i, 0, n);
+    float s;
+    memcpy(&s, &top, 4);
+    if (s < TINY) s = 0;
+    scale[i / BUCKET] = s;
+    encode_bucket<BITS>(x + i, i, n, s > 0 ? levels / s : 0.0f, philox, out + i * BITS / 8);
+  }
+}
+
+void qsgd_encode(const float* x, int bits, u64 seed, u64 stream, u8* out, float* scale, u64 begin, u64 end) {
+  const Philox philox(seed, stream);
+  if (bits == 2) encode_buckets<2>(x, philox, out, scale, begin, end);
+  else if (bits == 4) encode_buckets<4>(x, philox, out, scale, begin, end);
+  else encode_buckets<8>(x, philox, out, scale, begin, end);
+}
+
+// Values (code - L) (s / L) of the n coordinates from i, all in one bucket; `map` says what becomes of them.
+template <int BITS, class Map>
+INLINE void decode_run(const u8* packed, float scale, u64 i, u64 n, Map map) {
+  constexpr int EACH = 8 / BITS;
+  const float levels = levels_of(BITS), step = scale / levels;
+  const u8* in = packed + i * BITS / 8;
+  u64 j = 0;
+#if defined(__AVX512F__)
+  if (BITS < 8) {  // 16 codes at a time through a table of all values
+    float value[16];
+    for (int c = 0; c < 16; ++c) value[c] = ((float)(c & ((1 << BITS) - 1)) - levels) * step;
+    const __m512 table = _mm512_loadu_ps(value);
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (; j + 16 <= n; j += 16) {
+      __m512i codes;
+      if (BITS == 2) {
+        codes = _mm512_srlv_epi32(_mm512_set1_epi32(load<i32>(in + j / 4)), _mm512_slli_epi32(lane, 1));
+      } else {
+        __m512i both = _mm512_permutexvar_epi32(_mm512_srli_epi32(lane, 3), _mm512_set1_epi64(load<int64_t>(in + j / 2)));
+        codes = _mm512_srlv_epi32(both, _mm512_slli_epi32(_mm512_and_si512(lane, _mm512_set1_epi32(7)), 2));
+      }
+      map(j, (F)_mm512_permutexvar_ps(codes, table));
+    }
+  } else {
+    for (; j + 16 <= n; j += 16) {
+      __m512i codes = _mm512_cvtepu8_epi32(load<__m128i>(in + j));
+      map(j, (__builtin_convertvector((I)codes, F) - levels) * step);
+    }
+  }
+#else
+  typedef u8 Narrow __attribute__((vector_size(W)));
+  for (; j + W * EACH <= n; j += W * EACH) {
+    Narrow raw;
+    memcpy(&raw, in + j / EACH, W);
+    u8 codes[W * EACH];
+    for (int b = 0; b < W; ++b)
+      for (int e = 0; e < EACH; ++e) codes[b * EACH + e] = (u8)(raw[b] >> e * BITS & ((1 << BITS) - 1));
+    for (int e = 0; e < EACH; ++e) {
+      Narrow some;
+      memcpy(&some, codes + e * W, W);
+      map(j + e * W, (__builtin_convertvector(__builtin_convertvector(some, I), F) - levels) * step);
+    }
+  }
+#endif
+  for (; j < n; ++j) {
+    int code = in[j / EACH] >> j % EACH * BITS & ((1 << BITS) - 1);
+    map(j, ((float)code - levels) * step);
+  }
+}
+
+template <int BITS>
+INLINE void decode_codes(const u8* packed, const float* scale, float* out, u64 begin, u64 end) {
+  struct To {
+    float* to;
+    INLINE void operator()(u64 j, F v) const { storev(to + j, v); }
+    INLINE void operator()(u64 j, float v) const { to[j] = v; }
+  };
+  emit(out, begin, end, [&](u64 i, u64 n, float* to) INLINE_LAMBDA {
+    decode_run<BITS>(packed, scale[i / BUCKET], i, n, To{to});
+  });
+}
+
+void qsgd_decode(const u8* packed, const float* scale, int bits, float* out, u64 begin, u64 end) {
+  if (bits == 2) decode_codes<2>(packed, scale, out, begin, end);
+  else if (bits == 4) decode_codes<4>(packed, scale, out, begin, end);
+  else decode_codes<8>(packed, scale, out, begin, end);
+}
+
+template <int BITS>
+INLINE void add_codes(const u8* packed, const float* scale, float weight, float* sum, u64 begin, u64 end) {
+  struct To {
+    float *to, weight;
+    INLINE void operator()(u64 j, F v) const { storev(to + j, loadf(to + j) + weight * v); }
+    INLINE void operator()(u64 j, float v) const { to[j] += weight * v; }
+  };
+  for (u64 i = begin; i < end; i += BUCKET)
+    decode_run<BITS>(packed, scale[i / BUCKET], i, least(BUCKET, end - i), To{sum + i, weight});
+}
+
+// sum += weight * decoded, each product rounded before it is added.
+void qsgd_add(const u8* packed, const float* scale, int bits, float weight, float* sum, u64 begin, u64 end) {
+  if (bits == 2) add_codes<2>(packed, scale, weight, sum, begin, end);
+  else if (bits == 4) add_codes<4>(packed, scale, weight, sum, begin, end);
+  else add_codes<8>(packed, scale, weight, sum, begin, end);
+}
+
+// Whether no code is 2^bits - 1, which stands for no level.
+int qsgd_valid(const u8* packed, u64 nbytes, int bits) {
+  u64 bad = 0;
+  for (u64 i = 0; i < nbytes; i += 8) {
+    u64 x = 0;
+    if (nbytes - i >= 8) memcpy(&x, packed + i, 8);
+    else memcpy(&x, packed + i, nbytes - i);
+    x &= x >> 1;
+    if (bits >= 4) x &= x >> 2;
+    if (bits == 8) x &= x >> 4;
+    bad |= x & (bits == 2 ? 0x5555555555555555 : bits == 4 ? 0x1111111111111111 : 0x0101010101010101);
+  }
+  return bad == 0;
+}
+
+}  // namespace

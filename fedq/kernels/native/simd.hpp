@@ -1,0 +1,236 @@
+// The vocabulary of the kernels: W lanes of 32 bits, as wide as this object's instruction set.
+//
+// Every object file compiles these headers for itself. All of it stands in an unnamed namespace, and no inline function
+// of the standard library is used: else the linker could hand AVX-512 code to a caller on a machine without it.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
+
+namespace {
+
+using u8 = uint8_t;
+using u16 = uint16_t;
+using u32 = uint32_t;
+using u64 = uint64_t;
+using i8 = int8_t;
+using i32 = int32_t;
+
+#if defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+typedef float F __attribute__((vector_size(4 * W)));
+typedef i32 I __attribute__((vector_size(4 * W)));
+typedef u32 U __attribute__((vector_size(4 * W)));
+typedef u64 Q __attribute__((vector_size(4 * W)));
+constexpr int V = 4 * W;  // bytes of a vector
+
+constexpr u64 NT_BYTES = 2 << 20;  // outputs above this go past the cache: nobody reads all of it back from there
+constexpr int AHEAD = 8192;        // bytes to prefetch ahead of a stream
+
+template <class T>
+INLINE T load(const void* p) {
+  T v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class T>
+INLINE void store(void* p, T v) {
+  memcpy(p, &v, sizeof v);
+}
+INLINE F loadf(const float* p) { F v; memcpy(&v, p, V); return v; }
+INLINE Q loadq(const void* p) { Q v; memcpy(&v, p, V); return v; }
+INLINE U loadu(const void* p) { U v; memcpy(&v, p, V); return v; }
+INLINE void storev(void* p, F v) { memcpy(p, &v, V); }
+INLINE void storev(void* p, Q v) { memcpy(p, &v, V); }
+INLINE void storev(void* p, I v) { memcpy(p, &v, V); }
+INLINE F fill(float x) { return F{} + x; }
+INLINE F absolute(F x) { return (F)((I)x & 0x7fffffff); }
+INLINE F least(F a, F b) { return a < b ? a : b; }
+
+INLINE u64 least(u64 a, u64 b) { return a < b ? a : b; }
+INLINE u64 bytes_of(u64 bits) { return (bits + 7) >> 3; }
+INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+
+// Bit l is set where lane l holds the relation.
+INLINE u32 lanes_less(I a, I b) {
+#if defined(__AVX512F__)
+  return _mm512_cmplt_epi32_mask((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (u32)_mm256_movemask_ps((__m256)(a < b));
+#elif defined(__SSE2__)
+  return (u32)_mm_movemask_ps((__m128)(a < b));
+#else
+  u32 bits = 0;
+  for (int l = 0; l < W; ++l) bits |= (u32)(a[l] < b[l]) << l;
+  return bits;
+#endif
+}
+INLINE u32 lanes_equal(I a, I b) {
+#if defined(__AVX512F__)
+  return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (u32)_mm256_movemask_ps((__m256)(a == b));
+#elif defined(__SSE2__)
+  return (u32)_mm_movemask_ps((__m128)(a == b));
+#else
+  u32 bits = 0;
+  for (int l = 0; l < W; ++l) bits |= (u32)(a[l] == b[l]) << l;
+  return bits;
+#endif
+}
+INLINE u32 lanes_less(F a, F b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ);
+#elif defined(__AVX2__)
+  return (u32)_mm256_movemask_ps((__m256)(a < b));
+#elif defined(__SSE2__)
+  return (u32)_mm_movemask_ps((__m128)(a < b));
+#else
+  u32 bits = 0;
+  for (int l = 0; l < W; ++l) bits |= (u32)(a[l] < b[l]) << l;
+  return bits;
+#endif
+}
+INLINE u32 lanes_not_below(F a, F b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
+#elif defined(__AVX2__)
+  return (u32)_mm256_movemask_ps((__m256)(a >= b));
+#elif defined(__SSE2__)
+  return (u32)_mm_movemask_ps((__m128)(a >= b));
+#else
+  u32 bits = 0;
+  for (int l = 0; l < W; ++l) bits |= (u32)(a[l] >= b[l]) << l;
+  return bits;
+#endif
+}
+INLINE u32 lanes_negative(F a) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask((__m512i)a);
+#elif defined(__AVX2__)
+  return (u32)_mm256_movemask_ps((__m256)a);
+#elif defined(__SSE2__)
+  return (u32)_mm_movemask_ps((__m128)a);
+#else
+  u32 bits = 0;
+  for (int l = 0; l < W; ++l) bits |= (u32)((I)a)[l] >> 31 << l;
+  return bits;
+#endif
+}
+
+// Products of the low halves of the 64-bit lanes.
+INLINE Q multiply(Q a, Q b) {
+#if defined(__AVX512F__)
+  return (Q)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (Q)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return (Q)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+  return (a & 0xffffffff) * (b & 0xffffffff);
+#endif
+}
+
+// The low halves of the 64-bit lanes, woven: even0, odd0, even1, odd1, ...
+INLINE U weave(Q even, Q odd) {
+#if defined(__AVX512F__)
+  return (U)_mm512_mask_shuffle_epi32((__m512i)even, 0xAAAA, (__m512i)odd, (_MM_PERM_ENUM)0xA0);
+#elif defined(__AVX2__)
+  return (U)_mm256_blend_epi32((__m256i)even, _mm256_slli_epi64((__m256i)odd, 32), 0xAA);
+#elif __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+  return (U)((even & 0xffffffff) | odd << 32);
+#else
+#error "the kernels are written for little-endian machines"
+#endif
+}
+
+INLINE Q xor3(Q a, Q b, Q c) {
+#if defined(__AVX512F__)
+  return (Q)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
+#else
+  return a ^ b ^ c;
+#endif
+}
+INLINE Q majority3(Q a, Q b, Q c) {
+#if defined(__AVX512F__)
+  return (Q)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0xE8);
+#else
+  return (a & b) | ((a ^ b) & c);
+#endif
+}
+
+// 8 bits -> 8 bytes of 0 and 1.
+struct Spread {
+  u64 of[256];
+  constexpr Spread() : of() {
+    for (int bits = 0; bits < 256; ++bits) {
+      u64 bytes = 0;
+      for (int i = 0; i < 8; ++i) bytes |= (u64)(bits >> i & 1) << 8 * i;
+      of[bits] = bytes;
+    }
+  }
+};
+constexpr Spread SPREAD;
+
+// The 8 x 8 bit matrix whose row r is byte r, transposed.
+INLINE u64 transpose8(u64 x) {
+  u64 t = (x ^ x >> 7) & 0x00AA00AA00AA00AA;
+  x ^= t ^ t << 7;
+  t = (x ^ x >> 14) & 0x0000CCCC0000CCCC;
+  x ^= t ^ t << 14;
+  t = (x ^ x >> 28) & 0x00000000F0F0F0F0;
+  return x ^ t ^ t << 28;
+}
+
+// Runs `body(i, n, to)` over [begin, end) in runs of at most RUN values, `to` being where the n values of coordinates i ...
+// go: the output itself, or, for large outputs, a buffer that leaves through non-temporal stores in whole cache lines.
+constexpr u64 RUN = 512;
+template <class T, class Body>
+INLINE void emit(T* out, u64 begin, u64 end, Body body) {
+  constexpr u64 LINE = 64 / sizeof(T);
+#if defined(__SSE2__)
+  if ((end - begin) * sizeof(T) > NT_BYTES) {
+    alignas(64) T held[LINE + RUN];
+    u64 n = 0, done = begin;  // values held; the first coordinate not yet written
+    u64 head = (64 - ((uintptr_t)(out + begin) & 63)) / sizeof(T) % LINE;
+    for (u64 i = begin; i < end; i += RUN) {
+      u64 run = least(RUN, end - i), from = 0;
+      body(i, run, held + n);
+      n += run;
+      if (head && n >= head) {
+        memcpy(out + done, held, head * sizeof(T));
+        done += head, from = head, head = 0;
+      }
+      if (head) continue;
+      for (; from + LINE <= n; from += LINE, done += LINE) {
+#if defined(__AVX512F__)
+        _mm512_stream_si512((__m512i*)(out + done), _mm512_loadu_si512(held + from));
+#else
+        for (u64 part = 0; part < LINE; part += 16 / sizeof(T))
+          _mm_stream_si128((__m128i*)(out + done + part), _mm_loadu_si128((const __m128i*)(held + from + part)));
+#endif
+      }
+      n -= from;
+      memmove(held, held + from, n * sizeof(T));
+    }
+    memcpy(out + done, held, n * sizeof(T));
+    _mm_sfence();
+    return;
+  }
+#endif
+  for (u64 i = begin; i < end; i += RUN) body(i, least(RUN, end - i), out + i);
+}
+
+}  // namespace

@@ -1,0 +1,192 @@
+// Wire formats of ternary planes: base 3 (1.6 bits a trit), and the nonzero plane with the signs of the nonzeros.
+#pragma once
+#include "decode.hpp"
+
+namespace {
+
+constexpr u64 BLOCK = 320;  // trits in 64 planar bytes
+constexpr u8 POWERS[5] = {1, 3, 9, 27, 81};
+
+INLINE int trit(const u8* pos, const u8* neg, u64 i) {
+  return (pos[i >> 3] >> (i & 7) & 1) - (neg[i >> 3] >> (i & 7) & 1);
+}
+
+// Blocks [begin, end) of 320 coordinates, and the tail if `end` is beyond the last full one.
+void pack_base3(const u8* pos, const u8* neg, u64 d, u8* out, u64 begin, u64 end) {
+  u64 full = d / BLOCK, b = begin;
+  for (; b < end && b < full; ++b) {
+#if defined(__AVX512BW__)
+    __m512i sum = _mm512_set1_epi8(121);
+    for (int k = 0; k < 5; ++k) {
+      u64 p = word(pos, b * BLOCK + 64 * k, 64), m = word(neg, b * BLOCK + 64 * k, 64);
+      sum = _mm512_mask_add_epi8(sum, p, sum, _mm512_set1_epi8((char)POWERS[k]));
+      sum = _mm512_mask_sub_epi8(sum, m, sum, _mm512_set1_epi8((char)POWERS[k]));
+    }
+    _mm512_storeu_si512(out + 64 * b, sum);
+#else
+    u64 sum[8];
+    for (int j = 0; j < 8; ++j) sum[j] = 121 * 0x0101010101010101;
+    for (int k = 0; k < 5; ++k) {
+      u64 p = word(pos, b * BLOCK + 64 * k, 64), m = word(neg, b * BLOCK + 64 * k, 64);
+      for (int j = 0; j < 8; ++j) {  // no byte ever leaves [0, 242], so none borrows from its neighbour
+        sum[j] += SPREAD.of[p >> 8 * j & 255] * POWERS[k];
+        sum[j] -= SPREAD.of[m >> 8 * j & 255] * POWERS[k];
+      }
+    }
+    memcpy(out + 64 * b, sum, 64);
+#endif
+  }
+  if (b == end) return;
+  for (u64 i = full * BLOCK; i < d; i += 5) {
+    int sum = 0;
+    for (u64 k = 0; k < 5 && i + k < d; ++k) sum += (trit(pos, neg, i + k) + 1) * POWERS[k];
+    out[64 * full + (i - full * BLOCK) / 5] = (u8)sum;
+  }
+}
+
+// The reverse; returns whether the bytes were canonical: all below 243, padding digits zero.
+int unpack_base3(const u8* in, u64 d, u8* pos, u8* neg, u64 begin, u64 end) {
+  u64 full = d / BLOCK, b = begin;
+#if defined(__AVX512BW__)
+  __m512i wrong = _mm512_setzero_si512();
+#else
+  u8 wrong = 0;
+#endif
+  for (; b < end && b < full; ++b)
+#if defined(__AVX512BW__)
+  {
+    __m512i x = _mm512_loadu_si512(in + 64 * b);
+    for (int k = 4; k >= 0; --k) {
+      const __m512i one = _mm512_set1_epi8((char)POWERS[k]), two = _mm512_set1_epi8((char)(2 * POWERS[k]));
+      u64 plus = _mm512_cmpge_epu8_mask(x, two), some = _mm512_cmpge_epu8_mask(x, one);
+      x = _mm512_mask_sub_epi8(x, some, x, one);
+      x = _mm512_mask_sub_epi8(x, plus, x, one);
+      u64 minus = ~some;
+      memcpy(pos + (b * BLOCK + 64 * k) / 8, &plus, 8);
+      memcpy(neg + (b * BLOCK + 64 * k) / 8, &minus, 8);
+    }
+    wrong = _mm512_or_si512(wrong, x);
+  }
+  int canonical = _mm512_test_epi8_mask(wrong, wrong) == 0;
+#else
+  {
+    u8 x[64];
+    memcpy(x, in + 64 * b, 64);
+    for (int k = 4; k >= 0; --k) {
+      u8 plus[64], minus[64];
+      for (int j = 0; j < 64; ++j) {
+        u8 two = x[j] >= 2 * POWERS[k], some = x[j] >= POWERS[k];
+        x[j] = (u8)(x[j] - (-some & POWERS[k]) - (-two & POWERS[k]));
+        plus[j] = two, minus[j] = 1 - some;
+      }
+      for (int j = 0; j < 8; ++j) {  // the lowest bits of 8 bytes, gathered in the top byte
+        pos[b * 40 + 8 * k + j] = (u8)(load<u64>(plus + 8 * j) * 0x0102040810204080 >> 56);
+        neg[b * 40 + 8 * k + j] = (u8)(load<u64>(minus + 8 * j) * 0x0102040810204080 >> 56);
+      }
+    }
+    for (int j = 0; j < 64; ++j) wrong |= x[j];
+  }
+  int canonical = wrong == 0;
+#endif
+  if (b == end) return canonical;
+  u64 first = full * BLOCK;
+  memset(pos + first / 8, 0, bytes_of(d) - first / 8);
+  memset(neg + first / 8, 0, bytes_of(d) - first / 8);
+  for (u64 i = first; i < d; i += 5) {
+    int x = in[64 * full + (i - first) / 5];
+    canonical &= x < 243;
+    for (u64 k = 0; k < 5; ++k, x /= 3) {
+      int digit = x % 3;
+      u64 c = i + k;
+      if (c >= d) canonical &= digit == 0;
+      else {
+        pos[c >> 3] |= (u8)((digit == 2) << (c & 7));
+        neg[c >> 3] |= (u8)((digit == 0) << (c & 7));
+      }
+    }
+  }
+  return canonical;
+}
+
+INLINE u64 extract(u64 x, u64 mask) {  // the bits of x where mask is set, together at the low end
+#if defined(__BMI2__)
+  return _pext_u64(x, mask);
+#else
+  u64 out = 0;
+  for (int n = 0; mask; mask &= mask - 1, ++n) out |= (u64)((x & mask & -mask) != 0) << n;
+  return out;
+#endif
+}
+INLINE u64 deposit(u64 x, u64 mask) {
+#if defined(__BMI2__)
+  return _pdep_u64(x, mask);
+#else
+  u64 out = 0;
+  for (; mask; mask &= mask - 1, x >>= 1) out |= mask & -mask & -(x & 1);
+  return out;
+#endif
+}
+
+u64 count_ones(const u8* bits, u64 nbytes) {
+  u64 ones = 0, i = 0;
+  for (; i + 8 <= nbytes; i += 8) ones += (u64)__builtin_popcountll(load<u64>(bits + i));
+  for (; i < nbytes; ++i) ones += (u64)__builtin_popcount(bits[i]);
+  return ones;
+}
+
+// The signs of the nonzeros, one bit each (set is +1); `mask` receives the nonzero plane. Returns the bytes of `signs`.
+u64 pack_mask_sign(const u8* pos, const u8* neg, u64 d, u8* mask, u8* signs_out) {
+  u64 held = 0, written = 0;  // bits not yet written, and how many
+  int n = 0;
+  for (u64 i = 0; i < d; i += 64) {
+    u64 left = least((u64)64, d - i), p = word(pos, i, left), nonzero = p | word(neg, i, left);
+    memcpy(mask + i / 8, &nonzero, bytes_of(left));
+    u64 bits = extract(p, nonzero);
+    int more = __builtin_popcountll(nonzero);
+    held |= bits << n;
+    if (n + more >= 64) {
+      memcpy(signs_out + written, &held, 8);
+      written += 8;
+      held = n ? bits >> (64 - n) : 0;
+      n += more - 64;
+    } else {
+      n += more;
+    }
+  }
+  memcpy(signs_out + written, &held, bytes_of((u64)n));
+  return written + bytes_of((u64)n);
+}
+
+// The planes of a mask and the signs of its ones; `signs` holds exactly ceil(ones / 8) bytes.
+void unpack_mask_sign(const u8* mask, const u8* signs_in, u64 nsigns, u64 d, u8* pos, u8* neg) {
+  u64 at = 0;  // bit of `signs_in`
+  for (u64 i = 0; i < d; i += 64) {
+    u64 left = least((u64)64, d - i), nonzero = word(mask, i, left), byte = at >> 3, shift = at & 7, bits = 0;
+    if (byte + 9 <= nsigns) {
+      bits = load<u64>(signs_in + byte) >> shift;
+      if (shift) bits |= (u64)signs_in[byte + 8] << (64 - shift);
+    } else if (byte < nsigns) {
+      u8 rest[16] = {};
+      memcpy(rest, signs_in + byte, nsigns - byte);
+      bits = load<u64>(rest) >> shift;
+      if (shift) bits |= (u64)rest[8] << (64 - shift);
+    }
+    u64 plus = deposit(bits, nonzero), minus = nonzero & ~plus;
+    memcpy(pos + i / 8, &plus, bytes_of(left));
+    memcpy(neg + i / 8, &minus, bytes_of(left));
+    at += (u64)__builtin_popcountll(nonzero);
+  }
+}
+
+// Whether no weight is both +1 and -1.
+int disjoint(const u8* pos, const u8* neg, u64 nbytes) {
+  Q both = {};
+  u64 i = 0;
+  for (; i + V <= nbytes; i += V) both |= loadq(pos + i) & loadq(neg + i);
+  u64 any = 0;
+  for (int l = 0; l < W / 2; ++l) any |= both[l];
+  for (; i < nbytes; ++i) any |= pos[i] & neg[i];
+  return any == 0;
+}
+
+}  // namespace
