@@ -13,12 +13,14 @@ Conventions (docs/kernels.md):
 All float arithmetic is float32, one rounded operation at a time (no fused multiply-add).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fedq.rng import Key
 
-U8, U32, F32 = NDArray[np.uint8], NDArray[np.uint32], NDArray[np.float32]
+U8, U32, F32, I8 = NDArray[np.uint8], NDArray[np.uint32], NDArray[np.float32], NDArray[np.int8]
 
 CHUNK = 1 << 16  # coordinates drawn at a time: keeps the temporaries in cache; a multiple of 128
 BUCKET = 4096  # QSGD: weights that share one scale
@@ -87,6 +89,21 @@ def encode_bernoulli(p: F32, key: Key) -> U8:
     return pack_bits(bernoulli(p, key))
 
 
+def encode_binary(x: F32, key: Key) -> U8:
+    """Values [d] in [-1, 1] -> packed coins of P(1) = x / 2 + 1 / 2, ceil(d / 8) bytes."""
+    return encode_bernoulli(x * np.float32(0.5) + np.float32(0.5), key)
+
+
+def encode_bernoulli_rows(p_KD: F32, keys: Sequence[Key]) -> U8:
+    """Probabilities of a cohort [K, d], a key for each row -> [K, ceil(d / 8)]."""
+    return np.stack([encode_bernoulli(p, key) for p, key in zip(p_KD, keys, strict=True)])
+
+
+def encode_binary_rows(x_KD: F32, keys: Sequence[Key]) -> U8:
+    """Values of a cohort [K, d], a key for each row -> [K, ceil(d / 8)]."""
+    return np.stack([encode_binary(x, key) for x, key in zip(x_KD, keys, strict=True)])
+
+
 def encode_sign(x: F32) -> U8:
     """[d] -> packed `x >= 0` (so the sign of zero is +1), ceil(d / 8) bytes."""
     return pack_bits(x >= 0)
@@ -95,6 +112,11 @@ def encode_sign(x: F32) -> U8:
 def decode_binary(packed: U8, d: int) -> F32:
     """Packed bits -> [d] of -1 and +1."""
     return np.take(_BITS, packed, axis=0).reshape(-1)[:d]
+
+
+def decode_binary_i8(packed: U8, d: int) -> I8:
+    """Packed bits -> [d] of -1 and +1 as int8."""
+    return decode_binary(packed, d).astype(np.int8)
 
 
 def padding_is_zero(packed: U8, d: int) -> bool:
@@ -111,9 +133,29 @@ def encode_ternary(x: F32, scale: np.float32, key: Key) -> U8:
     return np.stack([pack_bits(hit & (x > 0)), pack_bits(hit & (x < 0))])
 
 
+def encode_ternary_rows(x_KD: F32, keys: Sequence[Key]) -> U8:
+    """Values of a cohort [K, d] at scale 1, a key for each row -> planes [K, 2, ceil(d / 8)]."""
+    return np.stack([encode_ternary(x, np.float32(1), key) for x, key in zip(x_KD, keys, strict=True)])
+
+
+def encode_ternary_threshold(x: F32, threshold: np.float32) -> U8:
+    """[d] -> planes [2, ceil(d / 8)]: sign(x) where |x| > threshold, else 0."""
+    return np.stack([pack_bits(x > threshold), pack_bits(x < -threshold)])
+
+
+def disjoint(planes: U8) -> bool:
+    """Whether no weight is both +1 and -1."""
+    return not (planes[0] & planes[1]).any()
+
+
 def decode_ternary(planes: U8, d: int) -> F32:
     """Planes [2, ceil(d / 8)] -> [d] of -1, 0, +1."""
     return (decode_binary(planes[0], d) - decode_binary(planes[1], d)) * np.float32(0.5)
+
+
+def decode_ternary_i8(planes: U8, d: int) -> I8:
+    """Planes [2, ceil(d / 8)] -> [d] of -1, 0, +1 as int8."""
+    return decode_ternary(planes, d).astype(np.int8)
 
 
 def pack_base3(planes: U8, d: int) -> U8:
@@ -134,6 +176,25 @@ def unpack_base3(packed: U8, d: int) -> tuple[U8, bool]:
     canonical = bool((packed < 243).all()) and not tail[d - full :].any()
     trits = np.concatenate([digits[:n].reshape(-1, 64, 5).transpose(0, 2, 1).reshape(-1), tail[: d - full]])
     return np.stack([pack_bits(trits == 2), pack_bits(trits == 0)]), canonical
+
+
+def pack_mask_sign(planes: U8, d: int) -> U8:
+    """Planes -> the nonzero plane, then one bit for each nonzero, set for +1: ceil(d / 8) + ceil(nonzeros / 8) bytes."""
+    mask = planes[0] | planes[1]
+    nonzero = np.unpackbits(mask, count=d, bitorder="little").view(np.bool_)
+    return np.concatenate([mask, pack_bits(np.unpackbits(planes[0], count=d, bitorder="little")[nonzero] != 0)])
+
+
+def unpack_mask_sign(packed: U8, d: int) -> tuple[U8, bool]:
+    """The reverse -> planes, and whether the bytes were canonical: the right number of them, padding bits zero."""
+    mask, signs = packed[: -(-d // 8)], packed[-(-d // 8) :]
+    nonzero = np.unpackbits(mask, count=d, bitorder="little").view(np.bool_)
+    n = int(nonzero.sum())
+    if not padding_is_zero(mask, d) or len(signs) != -(-n // 8) or not padding_is_zero(signs, n):
+        return np.zeros((2, len(mask)), np.uint8), False
+    positive = np.zeros(d, np.bool_)
+    positive[nonzero] = np.unpackbits(signs, count=n, bitorder="little")
+    return np.stack([pack_bits(positive), pack_bits(nonzero & ~positive)]), True
 
 
 # ------------------------------------------------------------------------------------------------- QSGD
@@ -166,6 +227,16 @@ def qsgd_decode(packed: U8, scale: F32, d: int, bits: int) -> F32:
     return codes
 
 
+def qsgd_add_(total: F32, packed: U8, scale: F32, bits: int, weight: np.float32) -> None:
+    """`total` [d] += weight * decoded values, each product rounded before it is added."""
+    total += weight * qsgd_decode(packed, scale, len(total), bits)
+
+
+def qsgd_valid(packed: U8, bits: int) -> bool:
+    """Whether no code is 2^bits - 1, which stands for no level."""
+    return not (unpack_codes(packed, len(packed) * 8 // bits, bits) == 2**bits - 1).any()
+
+
 def unpack_codes(packed: U8, d: int, bits: int) -> U8:
     """ceil(d * bits / 8) bytes -> [d] codes; padding codes are dropped."""
     if bits == 8:
@@ -180,3 +251,18 @@ def _pack_codes(codes: U8, bits: int) -> U8:
     padded[: len(codes)] = codes
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     return np.bitwise_or.reduce(padded.reshape(-1, each) << shifts, axis=1)
+
+
+# ------------------------------------------------------------------------------------------------- the largest
+
+
+def largest(x: F32) -> float:
+    """The largest magnitude of [d]: 0 for none, NaN if there is a NaN."""
+    return float(np.abs(x).max(initial=0.0))
+
+
+def topk(x: F32, k: int) -> tuple[U32, F32]:
+    """Indices, ascending, and values of the k largest magnitudes of [d]; of equal ones those of the lowest index."""
+    magnitude = np.ascontiguousarray(x).view(np.uint32) & np.uint32(0x7FFFFFFF)
+    index = np.sort(np.argsort(~magnitude, kind="stable")[:k]).astype(np.uint32)
+    return index, x[index]

@@ -172,6 +172,17 @@ void encode_ternary_threshold(const float* v, float t, u8* pos, u8* neg, u64 beg
   });
 }
 
+// Rows [begin, end) of a cohort [K, d], each with its own stream; `kind` is 0 for probabilities, 1 for values in [-1, 1], 2 for
+// ternary planes (two for each row).
+void encode_rows(const float* x, u64 d, const u64* seeds, const u64* streams, int kind, u8* out, u64 begin, u64 end) {
+  u64 n = bytes_of(d);
+  for (u64 k = begin; k < end; ++k) {
+    if (kind == 0) encode_bernoulli(x + k * d, seeds[k], streams[k], out + k * n, 0, d);
+    else if (kind == 1) encode_binary(x + k * d, seeds[k], streams[k], out + k * n, 0, d);
+    else encode_ternary(x + k * d, 1, seeds[k], streams[k], out + 2 * k * n, out + (2 * k + 1) * n, 0, d);
+  }
+}
+
 // The largest magnitude as its bits; above 0x7f800000 if there is a NaN.
 u32 largest(const float* x, u64 begin, u64 end) {
   I most[4] = {};

@@ -148,10 +148,11 @@ INLINE const T* strip_sums(const Row* rows, u64 count, const Partial<T>* tables,
     Row eight[8], next[8];  // after the last eight, the first rows of the next strip
     bool last = k + 8 >= count;
     for (u64 j = 0; j < 8; ++j) {
-      u64 client = last ? j : k + 8 + j;
-      eight[j] = k + j < count ? rows[k + j] + first / 8 : NOTHING;
-      next[j] = client < count ? rows[client] + first / 8 + (last ? STRIP_BYTES : 0) : NOTHING;
-      if (nbytes * 8 < whole && k + j < count) {  // rows end here: continue them with zeros
+      u64 following = last ? j : k + 8 + j;
+      Row row = k + j < count ? rows[k + j] : 0, then = following < count ? rows[following] : 0;  // 0: a row of zeros
+      eight[j] = row ? row + first / 8 : NOTHING;
+      next[j] = then ? then + first / 8 + (last ? STRIP_BYTES : 0) : NOTHING;
+      if (nbytes * 8 < whole && row) {  // rows end here: continue them with zeros
         memset(rest[j] + nbytes, 0, whole / 8 - nbytes);
         memcpy(rest[j], eight[j], nbytes);
         eight[j] = rest[j];

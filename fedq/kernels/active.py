@@ -1,0 +1,26 @@
+"""The kernels in use, as one namespace: native ones where they are installed, else the NumPy specification.
+
+Codecs import this module as `kernels`. The choice is made at the first use; `FEDQ_KERNELS` forces one.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from fedq.kernels import _library, _native, _reference, _reference_votes
+
+if TYPE_CHECKING:
+    from fedq.kernels._reference import *  # noqa: F403
+    from fedq.kernels._reference_votes import *  # noqa: F403
+
+
+def isa() -> str:
+    """`numpy`, `portable`, `avx2` or `avx512`."""
+    found = _library.library()
+    return found.isa if found else "numpy"
+
+
+def __getattr__(name: str) -> Any:
+    native = _library.library() is not None
+    for module in (_native, _reference, _reference_votes) if native else (_reference, _reference_votes):
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"there is no kernel `{name}`")
