@@ -1,7 +1,7 @@
 """Finding and loading the native kernels: the library of the installed distribution, or none.
 
-A library looked up beside `__file__` is lost in an editable install, from the repository root and in a Flower bundle, so
-the distribution's own list of files says whether there is one. One that is listed and cannot be loaded is an error.
+A library looked up beside `__file__` is lost in an editable install, from the repository root and in a Flower bundle,
+so the distribution's own list of files says whether there is one. One that is listed and cannot be loaded is an error.
 """
 
 import ctypes

@@ -41,12 +41,12 @@ def encode_sign(x: F32, *, out: U8 | None = None, threads: int = 1) -> U8:
 
 def encode_bernoulli_rows(p_KD: F32, keys: Sequence[Key], *, out: U8 | None = None, threads: int = 1) -> U8:
     """See `_reference`."""
-    return _encode_rows(0, p_KD, keys, (), out, threads)
+    return _encode_rows(0, p_KD, keys, out=out, threads=threads)
 
 
 def encode_binary_rows(x_KD: F32, keys: Sequence[Key], *, out: U8 | None = None, threads: int = 1) -> U8:
     """See `_reference`."""
-    return _encode_rows(1, x_KD, keys, (), out, threads)
+    return _encode_rows(1, x_KD, keys, out=out, threads=threads)
 
 
 def decode_binary(packed: U8, d: int, *, out: F32 | None = None, threads: int = 1) -> F32:
@@ -76,7 +76,7 @@ def encode_ternary(x: F32, scale: np.float32, key: Key, *, out: U8 | None = None
 
 def encode_ternary_rows(x_KD: F32, keys: Sequence[Key], *, out: U8 | None = None, threads: int = 1) -> U8:
     """See `_reference`."""
-    return _encode_rows(2, x_KD, keys, (2,), out, threads)
+    return _encode_rows(2, x_KD, keys, out=out, threads=threads)
 
 
 def encode_ternary_threshold(x: F32, threshold: np.float32, *, out: U8 | None = None, threads: int = 1) -> U8:
@@ -218,7 +218,8 @@ def vote_weighted(
 ) -> Numbers:
     """See `_reference_votes`."""
     pointers, n = _rows(rows, d)
-    return _vote(pointers, n, weights, _eights(tables(_weights(weights, n), signed)), d, out, threads)
+    partial = _eights(tables(_weights(weights, n), signed))
+    return _vote(pointers, n, partial, out=_output(out, weights.dtype, (d,)), threads=threads)
 
 
 def vote_weighted_ternary(
@@ -227,7 +228,8 @@ def vote_weighted_ternary(
     """See `_reference_votes`."""
     pointers, n = _plus_minus(pos, neg, d)
     subset = tables(_weights(weights, n), False)
-    return _vote(pointers, pointers.size, weights, np.stack([subset, -subset], axis=1), d, out, threads)
+    partial = np.stack([subset, -subset], axis=1)
+    return _vote(pointers, pointers.size, partial, out=_output(out, weights.dtype, (d,)), threads=threads)
 
 
 def vote_weighted_add_(total: F32, rows: Rows, weights: F32, *, signed: bool = False, threads: int = 1) -> None:
@@ -366,12 +368,9 @@ def _eights(fours: Numbers) -> Numbers:
     return np.concatenate([fours, np.zeros((len(fours) % 2, 16), fours.dtype)])
 
 
-def _vote(
-    pointers: NDArray[np.uint64], n: int, weights: Numbers, partial: Numbers, d: int, out: Numbers | None, threads: int
-) -> Numbers:
-    out = _output(out, weights.dtype, (d,))
-    kernel = "vote_weighted" if weights.dtype == np.float32 else "vote_weighted_i32"
-    _sliced(kernel, (pointers, n, np.ascontiguousarray(partial), _at(out)), d, threads)
+def _vote(pointers: NDArray[np.uint64], n: int, partial: Numbers, *, out: Numbers, threads: int) -> Numbers:
+    kernel = "vote_weighted" if out.dtype == np.float32 else "vote_weighted_i32"
+    _sliced(kernel, (pointers, n, np.ascontiguousarray(partial), _at(out)), len(out), threads)
     return out
 
 
@@ -387,9 +386,8 @@ def _encode_bits(kernel: str, x: F32, key: tuple[int, ...], out: U8 | None, thre
     return out
 
 
-def _encode_rows(
-    kind: int, x_KD: F32, keys: Sequence[Key], planes: tuple[int, ...], out: U8 | None, threads: int
-) -> U8:
+def _encode_rows(kind: int, x_KD: F32, keys: Sequence[Key], *, out: U8 | None, threads: int) -> U8:
+    planes = (2,) if kind == 2 else ()
     K, d = x_KD.shape
     if len(keys) != K or d >= _MOST:
         raise ValueError(f"{len(keys)} keys for an array of shape {x_KD.shape}")

@@ -5,8 +5,8 @@ Conventions (docs/kernels.md):
 - Bits are LSB first: coordinate `i` is bit `i & 7` of byte `i >> 3`. Padding bits are zero.
 - Ternary planes: `pos` and `neg`, disjoint. Base 3: digit `t + 1`; blocks of 320 trits are planar in 64 bytes (byte
   `j` holds trits `j, j + 64, ..., j + 256`, weights 1, 3, 9, 27, 81), the tail puts five neighbours in a byte.
-- Random bits: Philox4x32-10 (Salmon et al. 2011), key = 64-bit seed, counter = (64-bit block, 63-bit stream). Coordinate
-  `i` takes 16 bits: block `16 * (i >> 7) + (i & 15)`, word `(i & 127) >> 5`, half `(i >> 4) & 1` (0 is the low half).
+- Random bits: Philox4x32-10 (Salmon et al. 2011), key = 64-bit seed, counter = (64-bit block, 63-bit stream).
+  Coordinate `i` takes 16 bits: block `16 * (i >> 7) + (i & 15)`, word `(i & 127) >> 5`, half `(i >> 4) & 1` (0: low).
 - Bernoulli(p), exact to 2^-40: `t = trunc(65536 p)`; 1 if `r < t`, or if `r == t` and the next 24 bits are below
   `trunc(2^24 (65536 p - t))`; those 24 bits are the first word `>> 8` at block `i` of the stream with bit 63 set.
 
@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 
 from fedq.rng import Key
 
-U8, U32, F32, I8 = NDArray[np.uint8], NDArray[np.uint32], NDArray[np.float32], NDArray[np.int8]
+U8 = NDArray[np.uint8]
+I8 = NDArray[np.int8]
+U32 = NDArray[np.uint32]
+F32 = NDArray[np.float32]
 
 CHUNK = 1 << 16  # coordinates drawn at a time: keeps the temporaries in cache; a multiple of 128
 BUCKET = 4096  # QSGD: weights that share one scale
@@ -54,7 +57,7 @@ def philox4x32(block: NDArray[np.uint64], stream: int, seed: int) -> U32:
 def random16(start: int, n: int, key: Key) -> NDArray[np.uint32]:
     """The 16 random bits of coordinates `start ... start + n - 1`; `start` is a multiple of 128."""
     tiles = np.arange(start >> 7, (start + n + 127) >> 7, dtype=np.uint64)
-    block = (tiles[:, None] * np.uint64(16) + np.arange(16, dtype=np.uint64)).ravel()
+    block: NDArray[np.uint64] = np.add.outer(tiles << np.uint64(4), np.arange(16, dtype=np.uint64)).reshape(-1)
     words = philox4x32(block, key.stream, key.seed).reshape(len(tiles), 16, 4).transpose(0, 2, 1)
     return np.stack([words & 0xFFFF, words >> 16], axis=2).reshape(-1)[:n]  # [tile, word, half, block]
 
@@ -179,7 +182,7 @@ def unpack_base3(packed: U8, d: int) -> tuple[U8, bool]:
 
 
 def pack_mask_sign(planes: U8, d: int) -> U8:
-    """Planes -> the nonzero plane, then one bit for each nonzero, set for +1: ceil(d / 8) + ceil(nonzeros / 8) bytes."""
+    """Planes -> the nonzero plane, then a bit for each nonzero, set for +1: ceil(d / 8) + ceil(nonzeros / 8) bytes."""
     mask = planes[0] | planes[1]
     nonzero = np.unpackbits(mask, count=d, bitorder="little").view(np.bool_)
     return np.concatenate([mask, pack_bits(np.unpackbits(planes[0], count=d, bitorder="little")[nonzero] != 0)])
@@ -203,8 +206,8 @@ def unpack_mask_sign(packed: U8, d: int) -> tuple[U8, bool]:
 def qsgd_encode(x: F32, bits: int, key: Key) -> tuple[U8, F32]:
     """[d] -> codes of 2, 4 or 8 bits (LSB first, offset by the number of levels) and one scale a bucket of 4096.
 
-    With L = 2^(bits - 1) - 1 levels and the bucket's largest magnitude s, x is rounded to a neighbouring multiple of s / L,
-    up or down at random, unbiased (Alistarh et al. 2017, section 3.1, with the maximum in place of the 2-norm).
+    With L = 2^(bits - 1) - 1 levels and the bucket's largest magnitude s, x is rounded to a neighbouring multiple of
+    s / L, up or down at random, unbiased (Alistarh et al. 2017, section 3.1, with the maximum for the 2-norm).
     """
     d, levels = x.shape[0], np.float32(2 ** (bits - 1) - 1)
     starts = np.arange(0, d, BUCKET)
@@ -250,7 +253,8 @@ def _pack_codes(codes: U8, bits: int) -> U8:
     padded = np.zeros(-(-len(codes) // each) * each, dtype=np.uint8)
     padded[: len(codes)] = codes
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return np.bitwise_or.reduce(padded.reshape(-1, each) << shifts, axis=1)
+    packed: U8 = np.bitwise_or.reduce(padded.reshape(-1, each) << shifts, axis=1)
+    return packed
 
 
 # ------------------------------------------------------------------------------------------------- the largest

@@ -1,7 +1,7 @@
 """The NumPy specification of the votes: N clients' packed bits to counts, majorities and weighted sums.
 
 `rows` are N packed rows of ceil(d / 8) bytes: an array [N, ceil(d / 8)], or a list of N arrays. Weighted votes take
-clients in eights. An eight adds `low + high`, the partial sums of its clients 0-3 and 4-7, each `(t0 + t1) + (t2 + t3)`; eights
+clients in eights. An eight adds `low + high`, the sums of its clients 0-3 and 4-7, each `(t0 + t1) + (t2 + t3)`; eights
 are added in the order of the clients. So sums of float32 weights are the same bits on every machine.
 """
 
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from fedq.kernels._reference import F32, U8, pack_bits
 
 Rows = U8 | Sequence[U8]
-Counts = NDArray[np.uint8] | NDArray[np.uint16]
-Numbers = NDArray[np.float32] | NDArray[np.int32]
+Counts = NDArray[np.uint8 | np.uint16]
+Numbers = NDArray[np.float32 | np.int32]
 
 _SUBSETS = np.unpackbits(np.arange(16, dtype=np.uint8)[:, None], axis=1, count=4, bitorder="little") != 0  # [16, 4]
 
 
 def vote_counts(rows: Rows, d: int) -> Counts:
     """How many of the N < 65536 rows set each of d coordinates: uint8 up to N = 255, else uint16."""
-    counts = np.zeros(d, np.uint8 if len(rows) <= 255 else np.uint16)
+    counts: Counts = np.zeros(d, np.uint8 if len(rows) <= 255 else np.uint16)
     for row in rows:
-        counts += np.unpackbits(row, count=d, bitorder="little")
+        np.add(counts, np.unpackbits(row, count=d, bitorder="little"), out=counts)
     return counts
 
 
@@ -38,13 +38,11 @@ def vote_plurality(pos: Rows, neg: Rows, d: int) -> U8:
     """Planes [2, ceil(d / 8)] of the symbol with more votes than either other; every tie is 0."""
     plus, minus = vote_counts(pos, d).astype(np.int32), vote_counts(neg, d).astype(np.int32)
     zero = len(pos) - plus - minus
-    return np.stack(
-        [pack_bits((plus > minus) & (plus > zero)), pack_bits((minus > plus) & (minus > zero))]
-    )
+    return np.stack([pack_bits((plus > minus) & (plus > zero)), pack_bits((minus > plus) & (minus > zero))])
 
 
 def tables(weights: Numbers, signed: bool) -> Numbers:
-    """Partial sums of every subset of each four clients, [ceil(N / 4), 16]; a client outside it counts 0, or -w if signed."""
+    """Partial sums of every subset of each four clients, [ceil(N / 4), 16]; others count 0, or -w if `signed`."""
     w = np.zeros((-(-len(weights) // 4), 1, 4), weights.dtype)
     w.reshape(-1)[: len(weights)] = weights
     terms = np.where(_SUBSETS, w, -w if signed else w.dtype.type(0))
@@ -54,7 +52,7 @@ def tables(weights: Numbers, signed: bool) -> Numbers:
 
 
 def vote_weighted(rows: Rows, weights: Numbers, d: int, *, signed: bool = False) -> Numbers:
-    """The sum of the weights [N] of the rows that set each of d coordinates; of all rows with their signs if `signed`."""
+    """The sum of the weights [N] of the rows that set each of d coordinates; of all rows, as +-1, if `signed`."""
     return _sum_of_fours(_fours(rows, d), tables(weights, signed), np.zeros(d, weights.dtype))
 
 

@@ -4,9 +4,12 @@ from abc import abstractmethod
 from typing import final
 
 import numpy as np
+from flwr.app import Array
 
-from fedq.kernels import _reference as kernels
-from fedq.kernels.codec import F32, PackedCodec
+from fedq.kernels import active as kernels
+from fedq.kernels._reference import F32, U8, padding_is_zero
+from fedq.kernels.codec import Accumulator, PackedCodec
+from fedq.kernels.votes import PayloadVotes
 from fedq.rng import Key
 
 
@@ -18,19 +21,31 @@ class _OneBit(PackedCodec):
         return -(-d // 8)
 
     @abstractmethod
-    def bits(self, x: F32, key: Key) -> kernels.U8:
+    def bits(self, x: F32, key: Key) -> U8:
         """Values [d] -> packed bits."""
 
     def pack(self, x: F32, key: Key) -> bytes:
         """Values [d] -> packed bits as bytes."""
         return self.bits(x, key).tobytes()
 
+    def rows(self, data: bytes, d: int) -> tuple[U8]:
+        """The packed bits, their padding checked."""
+        packed = np.frombuffer(data, np.uint8)
+        if not padding_is_zero(packed, d):
+            raise self.malformed("padding bits are set")
+        return (packed,)
+
     def unpack(self, data: bytes, d: int) -> F32:
         """Packed bits -> [d] of -1 and +1."""
-        packed = np.frombuffer(data, np.uint8)
-        if not kernels.padding_is_zero(packed, d):
-            raise self.malformed("padding bits are set")
-        return kernels.decode_binary(packed, d)
+        return kernels.decode_binary(*self.rows(data, d), d)
+
+    def check(self, payload: Array) -> None:
+        """Refuse what does not decode, without decoding it."""
+        self.rows(payload.data, self.opened(payload))
+
+    def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
+        """A vote on packed bits."""
+        return PayloadVotes(self, shape, symbols=2)
 
 
 @final
@@ -40,9 +55,9 @@ class Binary(_OneBit):
     name = "binary"
     unit = True
 
-    def bits(self, x: F32, key: Key) -> kernels.U8:
+    def bits(self, x: F32, key: Key) -> U8:
         """Packed coins of P(+1) = x / 2 + 1 / 2."""
-        return kernels.encode_bernoulli(x * np.float32(0.5) + np.float32(0.5), key)
+        return kernels.encode_binary(x, key)
 
 
 @final
@@ -52,6 +67,6 @@ class Sign(_OneBit):
     name = "sign"
     unbiased = False
 
-    def bits(self, x: F32, key: Key) -> kernels.U8:
+    def bits(self, x: F32, key: Key) -> U8:
         """Packed x >= 0."""
         return kernels.encode_sign(x)

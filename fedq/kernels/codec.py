@@ -15,6 +15,7 @@ from flwr.app import Array
 from numpy.typing import NDArray
 
 from fedq.errors import FedqError
+from fedq.kernels import active as kernels
 from fedq.rng import Key
 
 F32 = NDArray[np.float32]
@@ -86,7 +87,8 @@ class PackedCodec(ABC):
 
     def encode(self, x: F32, *, key: Key, side: NDArray[np.float32] | None = None) -> Array:
         """Pack `x`; see `Codec.encode`."""
-        largest = float(np.abs(x).max(initial=0.0))
+        values = np.ascontiguousarray(x, np.float32).reshape(-1)
+        largest = kernels.largest(values)
         if not np.isfinite(largest):
             raise FedqError("FQ303", f"`{self.name}` cannot carry NaN or infinite values")
         if self.unit and largest > 1:
@@ -95,12 +97,7 @@ class PackedCodec(ABC):
                 f"`{self.name}` carries values in [-1, 1], got magnitude {largest:.4g}",
                 hint="wrap it: fedq.kernels.Scaled(codec) sends a scale along",
             )
-        return Array(
-            "float32",
-            x.shape,
-            self.stype,
-            self.pack(np.ascontiguousarray(x, np.float32).ravel(), key),
-        )
+        return Array("float32", x.shape, self.stype, self.pack(values, key))
 
     def check(self, payload: Array) -> None:
         """Refuse what does not decode; see `Codec.check`."""
@@ -167,4 +164,4 @@ class DecodedSum:
 
 def finite(x: F32) -> bool:
     """Whether no value is NaN or infinite, without a temporary of its size."""
-    return bool(np.isfinite(np.abs(x).max(initial=0.0)))
+    return bool(np.isfinite(kernels.largest(np.ascontiguousarray(x).reshape(-1))))

@@ -7,9 +7,12 @@ The paper scales by the 2-norm of a bucket; here, as in its section on practical
 from typing import final
 
 import numpy as np
+from flwr.app import Array
 
-from fedq.kernels import _reference as kernels
-from fedq.kernels.codec import F32, PackedCodec, finite
+from fedq.errors import FedqError
+from fedq.kernels import active as kernels
+from fedq.kernels._reference import BUCKET, F32, U8
+from fedq.kernels.codec import Accumulator, PackedCodec, finite
 from fedq.rng import Key
 
 
@@ -23,25 +26,53 @@ class Qsgd(PackedCodec):
 
     def nbytes(self, d: int) -> int:
         """Codes and scales."""
-        return self._code_bytes(d) + 4 * -(-d // kernels.BUCKET)
+        return self._code_bytes(d) + 4 * -(-d // BUCKET)
 
     def pack(self, x: F32, key: Key) -> bytes:
         """Values [d] -> codes, then scales."""
         codes, scale = kernels.qsgd_encode(x, self.bits, key)
         return codes.tobytes() + scale.astype("<f4", copy=False).tobytes()
 
-    def unpack(self, data: bytes, d: int) -> F32:
-        """Codes and scales -> [d]."""
+    def opened_codes(self, data: bytes, d: int) -> tuple[U8, F32]:
+        """Codes and scales, checked."""
         n = self._code_bytes(d)
         packed = np.frombuffer(data, np.uint8, n)
         scale = np.frombuffer(data, "<f4", offset=n).astype(np.float32, copy=False)
         if not finite(scale) or (scale < 0).any():
             raise self.malformed("a scale is negative or not finite")
-        if d and kernels.unpack_codes(packed, d, self.bits).max() == 2**self.bits - 1:
+        if not kernels.qsgd_valid(packed, self.bits):
             raise self.malformed("a code that stands for no level")
         if d * self.bits % 8 and int(packed[-1]) >> d * self.bits % 8:
             raise self.malformed("padding bits are set")
-        return kernels.qsgd_decode(packed, scale, d, self.bits)
+        return packed, scale
+
+    def unpack(self, data: bytes, d: int) -> F32:
+        """Codes and scales -> [d]."""
+        return kernels.qsgd_decode(*self.opened_codes(data, d), d, self.bits)
+
+    def check(self, payload: Array) -> None:
+        """Refuse what does not decode, without decoding it."""
+        self.opened_codes(payload.data, self.opened(payload))
+
+    def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
+        """A float32 sum to which codes are added directly."""
+        return _CodeSum(self, shape)
 
     def _code_bytes(self, d: int) -> int:
         return -(-d * self.bits // 8)
+
+
+@final
+class _CodeSum:
+    def __init__(self, codec: Qsgd, shape: tuple[int, ...]) -> None:
+        self._codec, self._sum = codec, np.zeros(shape, np.float32)
+
+    def add(self, payload: Array, weight: float) -> None:
+        d = self._codec.opened(payload)
+        if tuple(payload.shape) != self._sum.shape:
+            raise FedqError("FQ302", f"a payload of shape {payload.shape}, expected {self._sum.shape}")
+        packed, scale = self._codec.opened_codes(payload.data, d)
+        kernels.qsgd_add_(self._sum.reshape(-1), packed, scale, self._codec.bits, np.float32(weight))
+
+    def sum(self) -> F32:
+        return self._sum

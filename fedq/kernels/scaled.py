@@ -30,7 +30,7 @@ class Scaled(PackedCodec):
         scale = (magnitude.max(initial=0) if self.unbiased else magnitude.mean()) if x.size else 0
         scale = np.float32(scale)
         unit = np.clip(x / scale, -1, 1) if scale > np.finfo(np.float32).tiny else np.zeros_like(x)
-        return scale.astype("<f4").tobytes() + self._inner.pack(unit, key)
+        return np.array(scale, "<f4").tobytes() + self._inner.pack(unit, key)
 
     def unpack(self, data: bytes, d: int) -> F32:
         """Inner values times the scale."""

@@ -4,23 +4,26 @@ from abc import abstractmethod
 from typing import final
 
 import numpy as np
+from flwr.app import Array
 
-from fedq.kernels import _reference as kernels
-from fedq.kernels.codec import F32, PackedCodec
+from fedq.kernels import active as kernels
+from fedq.kernels._reference import F32, U8, padding_is_zero
+from fedq.kernels.codec import Accumulator, PackedCodec
+from fedq.kernels.votes import PayloadVotes
 from fedq.rng import Key
 
 
 class _Ternary(PackedCodec):
-    """sign(x) with probability |x|, else 0, so E = x for x in [-1, 1] (FedVote, F5). The leaves differ in format only."""
+    """sign(x) with probability |x|, else 0: E = x for x in [-1, 1] (FedVote, F5). The leaves differ in format only."""
 
     unit = True
 
     @abstractmethod
-    def write(self, planes: kernels.U8, d: int) -> kernels.U8:
+    def write(self, planes: U8, d: int) -> U8:
         """Planes [2, ceil(d / 8)] -> wire bytes."""
 
     @abstractmethod
-    def read(self, packed: kernels.U8, d: int) -> kernels.U8:
+    def read(self, packed: U8, d: int) -> U8:
         """Wire bytes -> planes; FedqError for bytes that `write` never makes."""
 
     def pack(self, x: F32, key: Key) -> bytes:
@@ -30,6 +33,19 @@ class _Ternary(PackedCodec):
     def unpack(self, data: bytes, d: int) -> F32:
         """Wire bytes -> [d] of -1, 0, +1."""
         return kernels.decode_ternary(self.read(np.frombuffer(data, np.uint8), d), d)
+
+    def rows(self, data: bytes, d: int) -> tuple[U8, U8]:
+        """The plane of +1 and the plane of -1, checked."""
+        plus, minus = self.read(np.frombuffer(data, np.uint8), d)
+        return plus, minus
+
+    def check(self, payload: Array) -> None:
+        """Refuse what does not decode, without decoding it."""
+        self.rows(payload.data, self.opened(payload))
+
+    def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
+        """A vote on bit planes."""
+        return PayloadVotes(self, shape, symbols=3)
 
 
 @final
@@ -42,16 +58,16 @@ class Ternary(_Ternary):
         """2 ceil(d / 8)."""
         return 2 * -(-d // 8)
 
-    def write(self, planes: kernels.U8, d: int) -> kernels.U8:
+    def write(self, planes: U8, d: int) -> U8:
         """Plane after plane."""
         return planes.reshape(-1)
 
-    def read(self, packed: kernels.U8, d: int) -> kernels.U8:
+    def read(self, packed: U8, d: int) -> U8:
         """The two planes, checked to be disjoint and padded with zeros."""
         planes = packed.reshape(2, -1)
-        if (planes[0] & planes[1]).any():
+        if not kernels.disjoint(planes):
             raise self.malformed("a weight is both +1 and -1")
-        if not (kernels.padding_is_zero(planes[0], d) and kernels.padding_is_zero(planes[1], d)):
+        if not (padding_is_zero(planes[0], d) and padding_is_zero(planes[1], d)):
             raise self.malformed("padding bits are set")
         return planes
 
@@ -66,11 +82,11 @@ class TernaryBase3(_Ternary):
         """ceil(d / 5)."""
         return -(-d // 5)
 
-    def write(self, planes: kernels.U8, d: int) -> kernels.U8:
+    def write(self, planes: U8, d: int) -> U8:
         """Planar blocks of 320 trits, then a tail of neighbours."""
         return kernels.pack_base3(planes, d)
 
-    def read(self, packed: kernels.U8, d: int) -> kernels.U8:
+    def read(self, packed: U8, d: int) -> U8:
         """The two planes."""
         planes, canonical = kernels.unpack_base3(packed, d)
         if not canonical:

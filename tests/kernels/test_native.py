@@ -36,7 +36,7 @@ def same(a, b):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, np.ndarray):
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    return a == b or (a != a and b != b)
+    return a == b
 
 
 def unaligned(x):
@@ -165,7 +165,8 @@ def streams(d, n, seed=0):
     totals = [np.zeros(d, np.float32) for _ in range(2)]
     for first in range(0, n, 4):
         for total, module in zip(totals, (spec, _native), strict=True):
-            module.vote_weighted_ternary_add_(total, pos[first : first + 4], neg[first : first + 4], w[first : first + 4])
+            four = slice(first, first + 4)
+            module.vote_weighted_ternary_add_(total, pos[four], neg[four], w[four])
     assert same(*totals)
     assert same(totals[0], spec.vote_weighted_ternary(pos, neg, w, d))
 
@@ -304,7 +305,7 @@ def test_wrong_arrays_never_reach_c(isa):
         lambda: _native.planes_add_(np.zeros((3, 13), np.uint8), bits.reshape(1, 13)),
     ]
     for call in wrong:
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"expected|at most|must|codes|rows|planes"):
             call()
 
 

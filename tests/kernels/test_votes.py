@@ -1,0 +1,83 @@
+"""Sums of votes straight from packed bytes: the codec law, however the stream is cut."""
+
+import numpy as np
+import pytest
+from flwr.app import Array
+
+from fedq.errors import FedqError
+from fedq.kernels import CODECS
+from fedq.kernels.votes import VoteAccumulator
+from fedq.rng import key
+
+PACKED = ["binary", "sign", "ternary", "ternary_base3", "qsgd2", "qsgd4", "qsgd8"]
+
+
+def payloads(name, shape, n):
+    codec = CODECS[name]
+    r = np.random.default_rng(n)
+    return [codec.encode(r.uniform(-1, 1, shape).astype(np.float32), key=key(0, "test", k)) for k in range(n)]
+
+
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("n", [1, 3, 16, 17, 40])
+@pytest.mark.parametrize("kind", ["ones", "equal", "unequal", "mixed"])
+def test_aggregate_is_the_weighted_sum_of_decoded_payloads(name, n, kind):
+    codec, sent = CODECS[name], payloads(name, (7, 83), n)
+    r = np.random.default_rng(0)
+    weights = {"ones": np.ones(n), "equal": np.full(n, 0.3), "unequal": r.uniform(0.1, 2, n),
+               "mixed": r.choice([1.0, 0.5], n)}[kind]  # fmt: skip
+    decoded = np.stack([codec.decode(p) for p in sent]).astype(np.float64)
+    expected = np.einsum("k,kij->ij", weights, decoded)
+    total = codec.aggregate(sent, weights)
+    assert total.shape == (7, 83)
+    assert total.dtype == np.float32
+    np.testing.assert_allclose(total, expected, rtol=0, atol=4e-7 * np.abs(weights).sum())
+    if kind == "ones" and not name.startswith("qsgd"):
+        assert (total == expected).all()  # counts are exact
+
+
+@pytest.mark.parametrize("symbols", [2, 3])
+def test_a_sum_in_the_middle_changes_nothing(symbols):
+    d, r = 1001, np.random.default_rng(3)
+    rows = r.integers(0, 256, (45, 126), dtype=np.uint8) & np.uint8([255] * 125 + [1])
+    minus = rows[::-1] & ~rows
+    weights = r.choice([1.0, 0.25, 3.7], 45)
+    quiet, asked = VoteAccumulator(d, symbols), VoteAccumulator(d, symbols)
+    for k in range(45):
+        sides = (rows[k], minus[k])[: symbols - 1]
+        quiet.add(*sides, weight=weights[k])
+        asked.add(*sides, weight=weights[k])
+        asked.sum()
+    assert quiet.sum().tobytes() == asked.sum().tobytes()
+    assert (VoteAccumulator(d, symbols).sum() == 0).all()
+
+
+def test_memory_grows_with_the_logarithm_of_the_clients():
+    votes, row = VoteAccumulator(512_000), np.full(64_000, 0x55, np.uint8)
+    for _ in range(1000):
+        votes.add(row)
+    assert (votes.sum().reshape(-1, 2) == [1000, -1000]).all()
+    assert votes._planes[0].nbytes == 10 * 64_000
+    assert votes._total is None
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_malformed_payloads_are_refused_before_they_are_added(name):
+    codec = CODECS[name]
+    (good,) = payloads(name, (83,), 1)
+    total = codec.accumulator((83,))
+    total.add(good, 1.0)
+    broken = [
+        Array(good.dtype, good.shape, good.stype, good.data[:-1]),
+        Array(good.dtype, good.shape, good.stype, good.data + b"\0"),
+        Array(good.dtype, good.shape, "fedq.other", good.data),
+        Array(good.dtype, good.shape, good.stype, b"\xff" * len(good.data)),
+        Array(good.dtype, (1, 83), good.stype, good.data),
+    ]
+    for payload in broken:
+        with pytest.raises(FedqError):
+            total.add(payload, 1.0)
+    for payload in broken[:-1]:
+        with pytest.raises(FedqError):
+            codec.check(payload)
+    assert (total.sum() == codec.decode(good)).all()
