@@ -194,38 +194,62 @@ INLINE u64 transpose8(u64 x) {
   return x ^ t ^ t << 28;
 }
 
+// Bytes [shift, shift + V) of the 2 V bytes `low`, `high`; `shift` is a multiple of 4 below V.
+INLINE I join(I low, I high, int shift) {
+#if defined(__AVX512F__)
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return (I)_mm512_permutex2var_epi32((__m512i)low, _mm512_add_epi32(lane, _mm512_set1_epi32(shift / 4)), (__m512i)high);
+#elif defined(__AVX2__)
+  const __m256i at = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(shift / 4));
+  __m256 a = _mm256_permutevar8x32_ps((__m256)low, at), b = _mm256_permutevar8x32_ps((__m256)high, at);
+  return (I)_mm256_blendv_ps(a, b, (__m256)_mm256_slli_epi32(at, 28));
+#else
+  (void)high, (void)shift;
+  return low;
+#endif
+}
+
 // Runs `body(i, n, to)` over [begin, end) in runs of at most RUN values, `to` being where the n values of coordinates i ...
-// go: the output itself, or, for large outputs, a buffer that leaves through non-temporal stores in whole cache lines.
+// go: the output itself, or, for large outputs, a buffer that leaves through non-temporal stores. Those want whole aligned
+// vectors, which an unaligned output shifts against the buffer's. They are shifted in registers: a load that straddles two
+// stores would wait until both have left for the cache, behind all non-temporal ones.
 constexpr u64 RUN = 512;
 template <class T, class Body>
 INLINE void emit(T* out, u64 begin, u64 end, Body body) {
-  constexpr u64 LINE = 64 / sizeof(T);
 #if defined(__SSE2__)
-  if ((end - begin) * sizeof(T) > NT_BYTES) {
-    alignas(64) T held[LINE + RUN];
-    u64 n = 0, done = begin;  // values held; the first coordinate not yet written
-    u64 head = (64 - ((uintptr_t)(out + begin) & 63)) / sizeof(T) % LINE;
+  u8* const first = (u8*)(out + begin);
+  const u64 shift = -(uintptr_t)first % V, size = (end - begin) * sizeof(T);
+  if (size > NT_BYTES && shift % (V == 16 ? 16 : 4) == 0) {
+    alignas(64) T buffer[RUN];
+    I before = {};
+    u64 done = 0;  // bytes of whole vectors that the body has made
     for (u64 i = begin; i < end; i += RUN) {
-      u64 run = least(RUN, end - i), from = 0;
-      body(i, run, held + n);
-      n += run;
-      if (head && n >= head) {
-        memcpy(out + done, held, head * sizeof(T));
-        done += head, from = head, head = 0;
+      u64 n = least(RUN, end - i), made = n * sizeof(T), k = 0;
+      body(i, n, buffer);
+      if (i == begin) {
+        memcpy(first, buffer, shift);
+        before = (I)loadq(buffer);
+        done = k = V;
       }
-      if (head) continue;
-      for (; from + LINE <= n; from += LINE, done += LINE) {
+      for (; k + V <= made; k += V, done += V) {
+        I now = (I)loadq((u8*)buffer + k), line = join(before, now, (int)shift);
+        I* to = (I*)(first + done - V + shift);
 #if defined(__AVX512F__)
-        _mm512_stream_si512((__m512i*)(out + done), _mm512_loadu_si512(held + from));
+        _mm512_stream_si512((__m512i*)to, (__m512i)line);
+#elif defined(__AVX2__)
+        _mm256_stream_si256((__m256i*)to, (__m256i)line);
 #else
-        for (u64 part = 0; part < LINE; part += 16 / sizeof(T))
-          _mm_stream_si128((__m128i*)(out + done + part), _mm_loadu_si128((const __m128i*)(held + from + part)));
+        _mm_stream_si128((__m128i*)to, (__m128i)line);
 #endif
+        before = now;
       }
-      n -= from;
-      memmove(held, held + from, n * sizeof(T));
+      if (i + n == end) {  // what is left of the last whole vector, and what came after it
+        u8 rest[2 * V];
+        storev(rest, before);
+        memcpy(rest + V, (u8*)buffer + k, made - k);
+        memcpy(first + done - V + shift, rest + shift, V - shift + (made - k));
+      }
     }
-    memcpy(out + done, held, n * sizeof(T));
     _mm_sfence();
     return;
   }
