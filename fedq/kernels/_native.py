@@ -146,10 +146,13 @@ def unpack_mask_sign(packed: U8, d: int) -> tuple[U8, bool]:
 # ------------------------------------------------------------------------------------------------- QSGD, the largest
 
 
-def qsgd_encode(x: F32, bits: int, key: Key, *, threads: int = 1) -> tuple[U8, F32]:
+def qsgd_encode(
+    x: F32, bits: int, key: Key, *, out: tuple[U8 | None, F32 | None] = (None, None), threads: int = 1
+) -> tuple[U8, F32]:
     """See `_reference`."""
     d = _length(x)
-    codes, scale = np.empty(_code_bytes(d, bits), np.uint8), np.empty(-(-d // BUCKET), np.float32)
+    codes = _output(out[0], np.uint8, (_code_bytes(d, bits),))
+    scale = _output(out[1], np.float32, (-(-d // BUCKET),))
     _sliced("qsgd_encode", (_in(x, np.float32), bits, key.seed, key.stream, _at(codes), _at(scale)), d, threads)
     return codes, scale
 

@@ -73,6 +73,10 @@ void decode_ternary(const u8* pos, const u8* neg, float* out, u64 begin, u64 end
 INLINE void bytes(u64 bits, i8 on, i8 off, u8 to[64]) {
 #if defined(__AVX512BW__)
   _mm512_storeu_si512(to, _mm512_mask_blend_epi8(bits, _mm512_set1_epi8(off), _mm512_set1_epi8(on)));
+#elif defined(__AVX2__)
+  for (int h = 0; h < 2; ++h)
+    _mm256_storeu_si256((__m256i*)(to + 32 * h),
+                        _mm256_blendv_epi8(_mm256_set1_epi8(off), _mm256_set1_epi8(on), mask_bytes((u32)(bits >> 32 * h))));
 #else
   for (int j = 0; j < 8; ++j) {
     u64 set = SPREAD.of[bits >> 8 * j & 255] * 0xff;

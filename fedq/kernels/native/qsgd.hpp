@@ -22,9 +22,9 @@ INLINE void pack_codes(const u8* codes, u64 n, u8* out) {  // n codes, zeros bey
 
 template <int BITS>
 INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Philox& philox, u8* out) {
-  typedef u8 Narrow __attribute__((vector_size(W)));
+  [[maybe_unused]] typedef u8 Narrow __attribute__((vector_size(W)));
   const float levels = levels_of(BITS);
-  u8 codes[BUCKET];
+  alignas(64) u8 codes[BUCKET];
   for (u64 k = 0; k < n; k += TILE) {
     float rest[TILE];
     const float* v = x + k;
@@ -36,21 +36,29 @@ INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Phil
       for (int line = 0; line < 8; ++line) prefetch((const char*)v + AHEAD + 64 * line);
     }
     u64 up[2];
-    auto steps = [&](int j) INLINE_LAMBDA { return least(absolute(loadf(v + j)) * factor, fill(levels)); };
-    auto whole = [&](F y) INLINE_LAMBDA { return __builtin_convertvector(y, I); };
+    alignas(64) i32 steps[TILE];  // whole steps of each magnitude
     coins(philox, i + k, [&](int j) INLINE_LAMBDA {
-      F y = steps(j);
-      return (y - __builtin_convertvector(whole(y), F)) * 65536.0f;
+      F y = least(absolute(loadf(v + j)) * factor, fill(levels));
+      I whole = __builtin_convertvector(y, I);
+      storev(steps + j, whole);
+      return (y - __builtin_convertvector(whole, F)) * 65536.0f;
     }, up);
-    I lane;
-    for (int l = 0; l < W; ++l) lane[l] = 1 << l;
 #pragma GCC unroll 32
     for (int j = 0; j < 128; j += W) {
-      I hit = ((I{} + (i32)(up[j >> 6] >> (j & 63))) & lane) == lane;  // -1 where the coin is 1
-      I size = whole(steps(j)) - hit, sign = (I)loadf(v + j) >> 31;
-      I code = ((size ^ sign) - sign) + (i32)levels;
-      Narrow narrow = __builtin_convertvector(code, Narrow);
+      u32 hits = (u32)(up[j >> 6] >> (j & 63));
+#if defined(__AVX512F__)
+      __m512i size = _mm512_load_si512(steps + j), level = _mm512_set1_epi32((i32)levels);
+      size = _mm512_mask_add_epi32(size, (__mmask16)hits, size, _mm512_set1_epi32(1));
+      __mmask16 minus = (__mmask16)lanes_negative(loadf(v + j));
+      __m512i code = _mm512_mask_sub_epi32(_mm512_add_epi32(level, size), minus, level, size);
+      store(codes + k + j, _mm512_cvtepi32_epi8(code));
+#else
+      I lane;
+      for (int l = 0; l < W; ++l) lane[l] = 1 << l;
+      I size = (I)loadq(steps + j) - (((I{} + (i32)hits) & lane) == lane), sign = (I)loadf(v + j) >> 31;
+      Narrow narrow = __builtin_convertvector(((size ^ sign) - sign) + (i32)levels, Narrow);
       memcpy(codes + k + j, &narrow, W);
+#endif
     }
   }
   memset(codes + n, 0, least((u64)8, BUCKET - n));

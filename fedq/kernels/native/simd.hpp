@@ -184,9 +184,20 @@ struct Spread {
 };
 constexpr Spread SPREAD;
 
+#if defined(__AVX2__)
+// 32 bits -> 32 bytes of 0 and 0xff.
+INLINE __m256i mask_bytes(u32 bits) {
+  const __m256i which = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
+  __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32((i32)bits), which);
+  return _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
+}
+#endif
+
 // The 8 x 8 bit matrix whose row r is byte r, transposed.
-INLINE u64 transpose8(u64 x) {
-  u64 t = (x ^ x >> 7) & 0x00AA00AA00AA00AA;
+template <class T>
+INLINE T transpose8(T x) {
+  T t = (x ^ x >> 7) & 0x00AA00AA00AA00AA;
   x ^= t ^ t << 7;
   t = (x ^ x >> 14) & 0x0000CCCC0000CCCC;
   x ^= t ^ t << 14;

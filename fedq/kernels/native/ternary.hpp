@@ -23,6 +23,16 @@ void pack_base3(const u8* pos, const u8* neg, u64 d, u8* out, u64 begin, u64 end
       sum = _mm512_mask_sub_epi8(sum, m, sum, _mm512_set1_epi8((char)POWERS[k]));
     }
     _mm512_storeu_si512(out + 64 * b, sum);
+#elif defined(__AVX2__)
+    for (int h = 0; h < 2; ++h) {
+      __m256i sum = _mm256_setzero_si256();
+      for (int k = 5; k--;) {
+        u32 p = load<u32>(pos + b * 40 + 8 * k + 4 * h), m = load<u32>(neg + b * 40 + 8 * k + 4 * h);
+        sum = _mm256_add_epi8(sum, _mm256_add_epi8(sum, sum));
+        sum = _mm256_add_epi8(_mm256_sub_epi8(sum, mask_bytes(p)), mask_bytes(m));
+      }
+      _mm256_storeu_si256((__m256i*)(out + 64 * b + 32 * h), _mm256_add_epi8(sum, _mm256_set1_epi8(121)));
+    }
 #else
     u64 sum[8];
     for (int j = 0; j < 8; ++j) sum[j] = 121 * 0x0101010101010101;
@@ -49,6 +59,8 @@ int unpack_base3(const u8* in, u64 d, u8* pos, u8* neg, u64 begin, u64 end) {
   u64 full = d / BLOCK, b = begin;
 #if defined(__AVX512BW__)
   __m512i wrong = _mm512_setzero_si512();
+#elif defined(__AVX2__)
+  __m256i wrong = _mm256_setzero_si256();
 #else
   u8 wrong = 0;
 #endif
@@ -68,6 +80,19 @@ int unpack_base3(const u8* in, u64 d, u8* pos, u8* neg, u64 begin, u64 end) {
     wrong = _mm512_or_si512(wrong, x);
   }
   int canonical = _mm512_test_epi8_mask(wrong, wrong) == 0;
+#elif defined(__AVX2__)
+    for (int h = 0; h < 2; ++h) {
+      __m256i x = _mm256_loadu_si256((const __m256i*)(in + 64 * b + 32 * h));
+      for (int k = 5; k--;) {
+        const __m256i one = _mm256_set1_epi8((char)POWERS[k]), two = _mm256_set1_epi8((char)(2 * POWERS[k]));
+        __m256i some = _mm256_cmpeq_epi8(_mm256_max_epu8(x, one), x), plus = _mm256_cmpeq_epi8(_mm256_max_epu8(x, two), x);
+        x = _mm256_sub_epi8(_mm256_sub_epi8(x, _mm256_and_si256(some, one)), _mm256_and_si256(plus, one));
+        store(pos + b * 40 + 8 * k + 4 * h, (u32)_mm256_movemask_epi8(plus));
+        store(neg + b * 40 + 8 * k + 4 * h, ~(u32)_mm256_movemask_epi8(some));
+      }
+      wrong = _mm256_or_si256(wrong, x);
+    }
+  int canonical = _mm256_testz_si256(wrong, wrong);
 #else
   {
     u8 x[64];

@@ -30,27 +30,27 @@ INLINE u32 nth(u64 n, u64 k, u64* larger, KeyOf key) {
   return prefix;
 }
 
-// Indices of keys of at least `low` in ascending order; stops and returns capacity + 1 when there are more.
-INLINE u64 candidates(const float* x, u64 d, u32 low, u32* index, u32* keys, u64 capacity) {
+// Indices, ascending, and values of magnitudes of at least `low`; stops and returns capacity + 1 when there are more.
+INLINE u64 candidates(const float* x, u64 d, u32 low, u32* index, float* value, u64 capacity) {
   u64 n = 0, i = 0;
 #if defined(__AVX512F__)
-  __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i bound = _mm512_set1_epi32((i32)low), abs = _mm512_set1_epi32(0x7fffffff);
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i bound = _mm512_set1_epi32((i32)low), magnitudes = _mm512_set1_epi32(0x7fffffff);
   for (; i + 64 <= d; i += 64) {
-    __m512i m[4];
+    __m512i v[4];
     __mmask16 over[4];
     for (int k = 0; k < 4; ++k) {
       prefetch((const char*)(x + i + 16 * k) + AHEAD);
-      m[k] = _mm512_and_si512(_mm512_loadu_si512(x + i + 16 * k), abs);
-      over[k] = _mm512_cmpge_epu32_mask(m[k], bound);
+      v[k] = _mm512_loadu_si512(x + i + 16 * k);
+      over[k] = _mm512_cmpge_epu32_mask(_mm512_and_si512(v[k], magnitudes), bound);
     }
     if (!(over[0] | over[1] | over[2] | over[3])) continue;
+    if (n + 64 > capacity) return capacity + 1;
+#pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
-      if (!over[k]) continue;
-      if (n + 16 > capacity) return capacity + 1;
       __m512i at = _mm512_add_epi32(lane, _mm512_set1_epi32((i32)(i + 16 * (u64)k)));
       _mm512_storeu_si512(index + n, _mm512_maskz_compress_epi32(over[k], at));
-      _mm512_storeu_si512(keys + n, _mm512_maskz_compress_epi32(over[k], m[k]));
+      _mm512_storeu_si512(value + n, _mm512_maskz_compress_epi32(over[k], v[k]));
       n += (u64)__builtin_popcount(over[k]);
     }
   }
@@ -65,14 +65,15 @@ INLINE u64 candidates(const float* x, u64 d, u32 low, u32* index, u32* keys, u64
     if (n + 4 * W > capacity) return capacity + 1;
     for (; over; over &= over - 1, ++n) {
       index[n] = (u32)(i + (u64)__builtin_ctzll(over));
-      keys[n] = magnitude(x, index[n]);
+      memcpy(value + n, x + index[n], 4);
     }
   }
 #endif
   for (; i < d; ++i) {
     if (magnitude(x, i) < low) continue;
     if (n == capacity) return capacity + 1;
-    index[n] = (u32)i, keys[n++] = magnitude(x, i);
+    index[n] = (u32)i;
+    memcpy(value + n++, x + i, 4);
   }
   return n;
 }
@@ -97,26 +98,26 @@ int topk(const float* x, u64 d, u64 k, u32* out_index, float* out_value) {
     }
     free(sample);
   }
-  u32 *index = 0, *keys = 0;
+  u32* index = 0;
+  float* value = 0;
   u64 n = capacity + 1;
   if (low) {
-    index = (u32*)malloc(4 * capacity), keys = (u32*)malloc(4 * capacity);
-    if (index && keys) n = candidates(x, d, low, index, keys, capacity);
+    index = (u32*)malloc(4 * capacity), value = (float*)malloc(4 * capacity);
+    if (index && value) n = candidates(x, d, low, index, value, capacity);
   }
   bool few = n >= k && n <= capacity;
+  const float* from = few ? value : x;
   u64 total = few ? n : d;
-  u32 kth = few ? nth(n, k, &larger, [&](u64 i) INLINE_LAMBDA { return keys[i]; })
-                : nth(d, k, &larger, [&](u64 i) INLINE_LAMBDA { return magnitude(x, i); });
+  u32 kth = nth(total, k, &larger, [&](u64 i) INLINE_LAMBDA { return magnitude(from, i); });
   u64 ties = k - larger, done = 0;
   for (u64 i = 0; i < total && done < k; ++i) {
-    u32 m = few ? keys[i] : magnitude(x, i);
+    u32 m = magnitude(from, i);
     if (m < kth || (m == kth && ties == 0)) continue;
     ties -= m == kth;
     out_index[done] = few ? index[i] : (u32)i;
-    memcpy(out_value + done, x + out_index[done], 4);
-    ++done;
+    memcpy(out_value + done++, from + i, 4);
   }
-  free(index), free(keys);
+  free(index), free(value);
   return 0;
 }
 

@@ -115,10 +115,24 @@ INLINE void expand(u8* const* planes, int nplanes, u64 c, T to[64]) {
   for (int j = 0; j < 64; ++j) to[j] = 0;
   for (int first = 0; first < nplanes; first += 8) {
     alignas(64) u8 part[64];
+    int last = nplanes < first + 8 ? nplanes : first + 8;
+#if defined(__AVX2__)
+    for (int h = 0; h < 2; ++h) {
+      __m256i sum = _mm256_setzero_si256();
+      for (int b = last; b-- > first;)
+        sum = _mm256_sub_epi8(_mm256_add_epi8(sum, sum), mask_bytes(load<u32>(planes[b] + c + 4 * h)));
+      _mm256_store_si256((__m256i*)(part + 32 * h), sum);
+    }
+#else
     for (int j = 0; j < 8; ++j) {
       u64 sum = 0;
-      for (int b = first; b < nplanes && b < first + 8; ++b) sum |= SPREAD.of[planes[b][c + (u64)j]] << (b - first);
+      for (int b = first; b < last; ++b) sum |= SPREAD.of[planes[b][c + (u64)j]] << (b - first);
       store(part + 8 * j, sum);
+    }
+#endif
+    if (sizeof(T) == 1) {
+      memcpy(to, part, 64);
+      return;
     }
     for (int j = 0; j < 64; ++j) to[j] = (T)(to[j] + ((T)part[j] << first));
   }

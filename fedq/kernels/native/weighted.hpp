@@ -35,8 +35,7 @@ INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64
     __m512i r[8], s[8];
 #pragma GCC unroll 8
     for (int k = 0; k < 8; ++k) r[k] = _mm512_loadu_si512(rows[7 - k] + c);  // the last row is the matrix' first byte
-    if (next)
-      for (int k = 0; k < 8; ++k) prefetch(next[k] + c);
+    for (int k = 0; k < 8; ++k) prefetch(next[k] + c);
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
       s[k] = _mm512_unpacklo_epi8(r[2 * k], r[2 * k + 1]);
@@ -89,46 +88,97 @@ INLINE void order(const T* in, T* out) {
 }
 constexpr bool ORDERED = false;
 
-#else
+#elif defined(__AVX2__)
 
-#if defined(__AVX2__)
 INLINE __m256i look(__m256i low, __m256i high, __m256i at) {  // entry at & 15 of a table of 16; `at` is not masked
   __m256i a = _mm256_permutevar8x32_epi32(low, at), b = _mm256_permutevar8x32_epi32(high, at);
   return (__m256i)_mm256_blendv_ps((__m256)a, (__m256)b, (__m256)_mm256_slli_epi32(at, 28));
 }
 INLINE __m256i plus(__m256i a, __m256i b, float) { return (__m256i)_mm256_add_ps((__m256)a, (__m256)b); }
 INLINE __m256i plus(__m256i a, __m256i b, i32) { return _mm256_add_epi32(a, b); }
-#endif
 
+// As above with half the lanes: 256 coordinates at a time, L is 0 or 1.
 template <class T>
 INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, const Row* next) {
-#if defined(__AVX2__)
   __m256i table[4];
   for (int h = 0; h < 2; ++h) {
     table[h] = _mm256_loadu_si256((const __m256i*)(partial.low + 8 * h));
     table[2 + h] = _mm256_loadu_si256((const __m256i*)(partial.high + 8 * h));
   }
+  for (u64 c = 0; c < n / 8; c += 32) {
+    __m256i r[8], s[8];
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) r[k] = _mm256_loadu_si256((const __m256i*)(rows[k] + c));
+    if (c % 64 == 0)
+      for (int k = 0; k < 8; ++k) prefetch(next[k] + c);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      s[k] = _mm256_unpacklo_epi8(r[2 * k], r[2 * k + 1]);
+      s[4 + k] = _mm256_unpackhi_epi8(r[2 * k], r[2 * k + 1]);
+    }
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      r[4 * h] = _mm256_unpacklo_epi16(s[4 * h], s[4 * h + 1]);
+      r[4 * h + 1] = _mm256_unpacklo_epi16(s[4 * h + 2], s[4 * h + 3]);
+      r[4 * h + 2] = _mm256_unpackhi_epi16(s[4 * h], s[4 * h + 1]);
+      r[4 * h + 3] = _mm256_unpackhi_epi16(s[4 * h + 2], s[4 * h + 3]);
+    }
+#pragma GCC unroll 4
+    for (int h = 0; h < 4; ++h) {
+      s[2 * h] = _mm256_unpacklo_epi32(r[2 * h], r[2 * h + 1]);
+      s[2 * h + 1] = _mm256_unpackhi_epi32(r[2 * h], r[2 * h + 1]);
+    }
+    T* to = sums + 8 * c;
+    for (int m = 0; m < 8; ++m) {
+      __m256i at = (__m256i)transpose8((Q)s[m]);
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) {
+        __m256i lo = look(table[0], table[1], k ? _mm256_srli_epi32(at, 8 * k) : at);
+        __m256i hi = look(table[2], table[3], _mm256_srli_epi32(at, 8 * k + 4));
+        __m256i* sum = (__m256i*)(to + 8 * (4 * m + k));
+        _mm256_store_si256(sum, plus(_mm256_load_si256(sum), plus(lo, hi, T{}), T{}));
+      }
+    }
+  }
+}
+
+template <class T>
+INLINE void order(const T* in, T* out) {
+  for (int half = 0; half < 2; ++half, in += 256, out += 256)
+#pragma GCC unroll 8
+    for (int m = 0; m < 8; ++m) {
+      __m256i a[4], b[4], c[4];
+      for (int k = 0; k < 4; ++k) a[k] = _mm256_load_si256((const __m256i*)(in + 8 * (4 * m + k)));
+      b[0] = _mm256_unpacklo_epi32(a[0], a[1]), b[1] = _mm256_unpackhi_epi32(a[0], a[1]);
+      b[2] = _mm256_unpacklo_epi32(a[2], a[3]), b[3] = _mm256_unpackhi_epi32(a[2], a[3]);
+      c[0] = _mm256_unpacklo_epi64(b[0], b[2]), c[1] = _mm256_unpackhi_epi64(b[0], b[2]);
+      c[2] = _mm256_unpacklo_epi64(b[1], b[3]), c[3] = _mm256_unpackhi_epi64(b[1], b[3]);
+      for (int w = 0; w < 2; ++w) {
+        __m256i* to = (__m256i*)(out + 16 * m + 8 * w);
+        _mm256_storeu_si256(to, _mm256_permute2x128_si256(c[2 * w], c[2 * w + 1], 0x20));
+        _mm256_storeu_si256(to + 16, _mm256_permute2x128_si256(c[2 * w], c[2 * w + 1], 0x31));
+      }
+    }
+}
+constexpr bool ORDERED = false;
+
 #else
+
+template <class T>
+INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, const Row* next) {
   T both[256];
   for (int at = 0; at < 256; ++at) both[at] = partial.low[at & 15] + partial.high[at >> 4];
-#endif
   for (u64 c = 0; c < n / 8; c += 8) {
     u64 r[8];
     for (int k = 0; k < 8; ++k) r[k] = load<u64>(rows[k] + c);
-    if (next && c % 64 == 0)
+    if (c % 64 == 0)
       for (int k = 0; k < 8; ++k) prefetch(next[k] + c);
     for (int b = 0; b < 8; ++b) {  // byte b of each row: eight coordinates of eight clients
       u64 square = 0;
       for (int k = 0; k < 8; ++k) square |= (r[k] >> 8 * b & 255) << 8 * k;
       square = transpose8(square);
       T* sum = sums + 8 * c + 8 * (u64)b;
-#if defined(__AVX2__)
-      __m256i at = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)square));
-      __m256i part = plus(look(table[0], table[1], at), look(table[2], table[3], _mm256_srli_epi32(at, 4)), T{});
-      _mm256_storeu_si256((__m256i*)sum, plus(_mm256_loadu_si256((const __m256i*)sum), part, T{}));
-#else
       for (int j = 0; j < 8; ++j) sum[j] += both[square >> 8 * j & 255];
-#endif
     }
   }
 }
