@@ -22,7 +22,6 @@ INLINE void pack_codes(const u8* codes, u64 n, u8* out) {  // n codes, zeros bey
 
 template <int BITS>
 INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Philox& philox, u8* out) {
-  [[maybe_unused]] typedef u8 Narrow __attribute__((vector_size(W)));
   const float levels = levels_of(BITS);
   alignas(64) u8 codes[BUCKET];
   for (u64 k = 0; k < n; k += TILE) {
@@ -32,8 +31,6 @@ INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Phil
       memset(rest, 0, sizeof rest);
       memcpy(rest, v, (n - k) * 4);
       v = rest;
-    } else {
-      for (int line = 0; line < 8; ++line) prefetch((const char*)v + AHEAD + 64 * line);
     }
     u64 up[2];
     alignas(64) i32 steps[TILE];  // whole steps of each magnitude
@@ -56,10 +53,12 @@ INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Phil
       I lane;
       for (int l = 0; l < W; ++l) lane[l] = 1 << l;
       I size = (I)loadq(steps + j) - (((I{} + (i32)hits) & lane) == lane), sign = (I)loadf(v + j) >> 31;
-      Narrow narrow = __builtin_convertvector(((size ^ sign) - sign) + (i32)levels, Narrow);
-      memcpy(codes + k + j, &narrow, W);
+      storev(steps + j, ((size ^ sign) - sign) + (i32)levels);
 #endif
     }
+#if !defined(__AVX512F__)
+    for (int j = 0; j < 128; ++j) codes[k + j] = (u8)steps[j];
+#endif
   }
   memset(codes + n, 0, least((u64)8, BUCKET - n));
   pack_codes<BITS>(codes, n, out);
@@ -114,6 +113,15 @@ INLINE void decode_run(const u8* packed, float scale, u64 i, u64 n, Map map) {
       __m512i codes = _mm512_cvtepu8_epi32(load<__m128i>(in + j));
       map(j, (__builtin_convertvector((I)codes, F) - levels) * step);
     }
+  }
+#elif defined(__AVX2__)
+  const __m256i shift = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(BITS & 7));
+  for (; j + 8 <= n; j += 8) {
+    __m256i codes;
+    if (BITS == 8) codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(in + j)));
+    else codes = _mm256_set1_epi32(BITS == 2 ? load<u16>(in + j / 4) : load<i32>(in + j / 2));
+    codes = _mm256_and_si256(_mm256_srlv_epi32(codes, shift), _mm256_set1_epi32((1 << BITS) - 1));
+    map(j, (__builtin_convertvector((I)codes, F) - levels) * step);
   }
 #else
   typedef u8 Narrow __attribute__((vector_size(W)));

@@ -57,7 +57,17 @@ INLINE void storev(void* p, Q v) { memcpy(p, &v, V); }
 INLINE void storev(void* p, I v) { memcpy(p, &v, V); }
 INLINE F fill(float x) { return F{} + x; }
 INLINE F absolute(F x) { return (F)((I)x & 0x7fffffff); }
-INLINE F least(F a, F b) { return a < b ? a : b; }
+INLINE F least(F a, F b) {
+#if defined(__AVX512F__)
+  return (F)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (F)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+  return (F)_mm_min_ps((__m128)a, (__m128)b);
+#else
+  return a < b ? a : b;
+#endif
+}
 
 INLINE u64 least(u64 a, u64 b) { return a < b ? a : b; }
 INLINE u64 bytes_of(u64 bits) { return (bits + 7) >> 3; }
