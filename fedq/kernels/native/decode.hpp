@@ -80,7 +80,7 @@ INLINE void bytes(u64 bits, i8 on, i8 off, u8 to[64]) {
 #else
   for (int j = 0; j < 8; ++j) {
     u64 set = SPREAD.of[bits >> 8 * j & 255] * 0xff;
-    store(to + 8 * j, (set & (u8)on * 0x0101010101010101) | (~set & (u8)off * 0x0101010101010101));
+    store(to + 8 * j, (set & (u8)on * 0x0101010101010101u) | (~set & (u8)off * 0x0101010101010101u));
   }
 #endif
 }

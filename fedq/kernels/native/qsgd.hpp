@@ -152,7 +152,7 @@ INLINE void decode_codes(const u8* packed, const float* scale, float* out, u64 b
     INLINE void operator()(u64 j, float v) const { to[j] = v; }
   };
   emit(out, begin, end, [&](u64 i, u64 n, float* to) INLINE_LAMBDA {
-    decode_run<BITS>(packed, scale[i / BUCKET], i, n, To{to});
+    decode_run<BITS>(packed, load<float>(scale + i / BUCKET), i, n, To{to});
   });
 }
 
@@ -170,7 +170,7 @@ INLINE void add_codes(const u8* packed, const float* scale, float weight, float*
     INLINE void operator()(u64 j, float v) const { to[j] += weight * v; }
   };
   for (u64 i = begin; i < end; i += BUCKET)
-    decode_run<BITS>(packed, scale[i / BUCKET], i, least(BUCKET, end - i), To{sum + i, weight});
+    decode_run<BITS>(packed, load<float>(scale + i / BUCKET), i, least(BUCKET, end - i), To{sum + i, weight});
 }
 
 // sum += weight * decoded, each product rounded before it is added.
