@@ -6,10 +6,13 @@ to the contract. Other packages register theirs under the entry-point group `fed
 
 from fedq.kernels.binary import Binary, Sign
 from fedq.kernels.codec import Accumulator, Codec, PackedCodec
+from fedq.kernels.counts import Counts
+from fedq.kernels.entropy import TernaryEntropy
 from fedq.kernels.floats import Float16, Float32
 from fedq.kernels.qsgd import Qsgd
 from fedq.kernels.scaled import Scaled
 from fedq.kernels.ternary import Ternary, TernaryBase3
+from fedq.kernels.topk import TopK
 from fedq.plugins import find
 
 CODECS: dict[str, PackedCodec] = {
@@ -18,10 +21,14 @@ CODECS: dict[str, PackedCodec] = {
     "binary": Binary(),
     "ternary": Ternary(),
     "ternary_base3": TernaryBase3(),
+    "ternary_entropy": TernaryEntropy(),
     "sign": Sign(),
     "qsgd2": Qsgd(2),
     "qsgd4": Qsgd(4),
     "qsgd8": Qsgd(8),
+    "topk": TopK("topk", 0.01),
+    "topk10": TopK("topk10", 0.1),
+    "counts": Counts(),
 }
 
 

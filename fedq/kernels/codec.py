@@ -71,7 +71,11 @@ class PackedCodec(ABC):
 
     @abstractmethod
     def nbytes(self, d: int) -> int:
-        """The exact payload length of `d` values, to refuse any other."""
+        """The payload length of `d` values; the most, where it depends on them."""
+
+    def lengths(self, d: int) -> range:
+        """The payload lengths that `d` values may have, to refuse any other."""
+        return range(self.nbytes(d), self.nbytes(d) + 1)
 
     @abstractmethod
     def pack(self, x: F32, key: Key) -> bytes:
@@ -116,7 +120,7 @@ class PackedCodec(ABC):
         if any(n < 0 for n in payload.shape):
             raise FedqError("FQ302", f"a `{self.name}` payload of shape {payload.shape}")
         d = prod(payload.shape)
-        if len(payload.data) != self.nbytes(d):
+        if len(payload.data) not in self.lengths(d):
             raise FedqError(
                 "FQ302",
                 f"a `{self.name}` payload of {len(payload.data)} bytes, {d} values take {self.nbytes(d)}",

@@ -24,6 +24,11 @@ class Scaled(PackedCodec):
         """4 + the inner length."""
         return 4 + self._inner.nbytes(d)
 
+    def lengths(self, d: int) -> range:
+        """4 + the inner lengths."""
+        inner = self._inner.lengths(d)
+        return range(4 + inner.start, 4 + inner.stop)
+
     def pack(self, x: F32, key: Key) -> bytes:
         """The scale, then the inner bytes."""
         magnitude = np.abs(x)

@@ -13,7 +13,7 @@ from fedq.kernels.votes import PayloadVotes
 from fedq.rng import Key
 
 
-class _Ternary(PackedCodec):
+class Planes(PackedCodec):
     """sign(x) with probability |x|, else 0: E = x for x in [-1, 1] (FedVote, F5). The leaves differ in format only."""
 
     unit = True
@@ -49,7 +49,7 @@ class _Ternary(PackedCodec):
 
 
 @final
-class Ternary(_Ternary):
+class Ternary(Planes):
     """The plane of +1, then the plane of -1: 2 ceil(d / 8) bytes."""
 
     name = "ternary"
@@ -73,7 +73,7 @@ class Ternary(_Ternary):
 
 
 @final
-class TernaryBase3(_Ternary):
+class TernaryBase3(Planes):
     """Five trits a byte: ceil(d / 5) bytes."""
 
     name = "ternary_base3"

@@ -1,0 +1,80 @@
+"""Top-k: only the largest magnitudes, with their places (Stich et al. 2018, arXiv 1809.07599)."""
+
+from math import ceil
+from typing import final
+
+import numpy as np
+from flwr.app import Array
+
+from fedq.errors import FedqError
+from fedq.kernels import active as kernels
+from fedq.kernels._reference import F32, U32
+from fedq.kernels.codec import Accumulator, PackedCodec, finite
+from fedq.rng import Key
+
+
+@final
+class TopK(PackedCodec):
+    """k = ceil(share d) indices (uint32, ascending), then k float32 values; the others are zero. Biased."""
+
+    unbiased = False
+
+    def __init__(self, name: str, share: float) -> None:
+        assert 0 < share <= 1
+        self.name, self._share = name, share
+
+    def nbytes(self, d: int) -> int:
+        """8 k."""
+        return 8 * self._k(d)
+
+    def pack(self, x: F32, key: Key) -> bytes:
+        """Indices, then values."""
+        if x.size >= 1 << 32:
+            raise FedqError("FQ303", f"`{self.name}` carries fewer than 2^32 values, got {x.size}")
+        index, value = kernels.topk(x, self._k(x.size))
+        return index.astype("<u4", copy=False).tobytes() + value.astype("<f4", copy=False).tobytes()
+
+    def opened_pairs(self, data: bytes, d: int) -> tuple[U32, F32]:
+        """Indices and values, checked."""
+        k = self._k(d)
+        index = np.frombuffer(data, "<u4", k).astype(np.uint32, copy=False)
+        value = np.frombuffer(data, "<f4", k, 4 * k).astype(np.float32, copy=False)
+        if k and (int(index[-1]) >= d or (index[1:] <= index[:-1]).any()):
+            raise self.malformed("indices that do not ascend, or beyond the last value")
+        if not finite(value):
+            raise self.malformed("NaN or infinite values")
+        return index, value
+
+    def unpack(self, data: bytes, d: int) -> F32:
+        """Values [d], most of them zero."""
+        index, value = self.opened_pairs(data, d)
+        x = np.zeros(d, np.float32)
+        x[index] = value
+        return x
+
+    def check(self, payload: Array) -> None:
+        """Refuse what does not decode, without decoding it."""
+        self.opened_pairs(payload.data, self.opened(payload))
+
+    def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
+        """A float32 sum that is touched only where a payload has values."""
+        return _SparseSum(self, shape)
+
+    def _k(self, d: int) -> int:
+        return ceil(self._share * d)
+
+
+@final
+class _SparseSum:
+    def __init__(self, codec: TopK, shape: tuple[int, ...]) -> None:
+        self._codec, self._sum = codec, np.zeros(shape, np.float32)
+
+    def add(self, payload: Array, weight: float) -> None:
+        d = self._codec.opened(payload)
+        if tuple(payload.shape) != self._sum.shape:
+            raise FedqError("FQ302", f"a payload of shape {payload.shape}, expected {self._sum.shape}")
+        index, value = self._codec.opened_pairs(payload.data, d)
+        self._sum.reshape(-1)[index] += np.float32(weight) * value
+
+    def sum(self) -> F32:
+        return self._sum
