@@ -46,6 +46,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # result, parameters; those of nati
     "vote_weighted_i32": (None, _P, _N, _P, _P, _N, _N),
     "vote_weighted_add": (None, _P, _N, _P, _P, _N, _N),
     "planes_add": (None, _P, _N, _P, _I, _N, _N),
+    "floor_read": (_N, _P, _N),
+    "floor_write": (None, _P, _N),
     "planes_sum": (None, _P, _P, _I, _I, _F, _I, _P, _N, _N),
 }
 

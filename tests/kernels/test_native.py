@@ -224,28 +224,42 @@ def test_cohorts(isa):
     agree("encode_ternary_rows", x, keys)
 
 
-def test_large_outputs_past_the_cache(isa):
-    """Outputs above 2 MB take non-temporal stores: at any alignment of `out`, and with a tail."""
-    d = 700_003
-    bits, planes = packed(d, 1)[0], np.stack([p[0] for p in trits(d, 1)])
-    codes, scale = _reference.qsgd_encode(values(d), 4, KEY)
-    w = values(11, 2)
-    rows = packed(d, 11)
-    many = packed(d, 1).repeat(260, axis=0)
+def test_large_outputs_past_the_cache(isa, large):
+    """Outputs above 16 MB take non-temporal stores: at any alignment of `out`, and with a tail."""
+    d = large["d"]
     room = np.full(d + 32, 7, np.float32)
     for shift in (0, 1, 5, 16):
         out = room[8 + shift : 8 + shift + d]
-        assert same(_native.decode_binary(bits, d, out=out), _reference.decode_binary(bits, d))
-        assert same(_native.decode_ternary(planes, d, out=out), _reference.decode_ternary(planes, d))
-        assert same(_native.qsgd_decode(codes, scale, d, 4, out=out), _reference.qsgd_decode(codes, scale, d, 4))
-        assert same(_native.vote_weighted(rows, w, d, out=out), _reference_votes.vote_weighted(rows, w, d))
-        assert (room[: 8 + shift] == 7).all()
-        assert (room[8 + shift + d :] == 7).all()
-        room[:] = 7
-    wide = 2_200_001
-    byte = packed(wide, 1)[0]
-    assert same(_native.decode_binary_i8(byte, wide), _reference.decode_binary_i8(byte, wide))
-    assert same(_native.vote_counts(many * 1, d), (_reference_votes.vote_counts(many[:1], d) * np.uint16(260)))
+        for name, (arguments, expected) in large["floats"].items():
+            room[:] = 7
+            getattr(_native, name)(*arguments, out=out)
+            assert out.tobytes() == expected, name
+            assert (room[: 8 + shift] == 7).all()
+            assert (room[8 + shift + d :] == 7).all()
+    assert _native.vote_counts(large["many"], 2 * d).tobytes() == large["counts"]
+    bits, wide = large["wide"]
+    assert same(_native.decode_binary_i8(bits, wide), _reference.decode_binary_i8(bits, wide))
+
+
+@pytest.fixture(scope="module")
+def large():
+    d = 4_200_003
+    bits, rows = packed(d, 1)[0], packed(d, 3)
+    planes = np.stack([bits & ~rows[1], rows[1] & ~bits])
+    coded = _reference.qsgd_encode(values(d), 4, KEY)
+    votes = _reference_votes
+    calls = {
+        "decode_binary": (_reference, (bits, d)),
+        "decode_ternary": (_reference, (planes, d)),
+        "qsgd_decode": (_reference, (*coded, d, 4)),
+        "vote_weighted": (votes, (rows, values(3, 2), d)),
+    }
+    floats = {name: (a, getattr(module, name)(*a).tobytes()) for name, (module, a) in calls.items()}
+    row = packed(2 * d, 1)[0]
+    many = [row] * 260
+    counts = np.unpackbits(row, count=2 * d, bitorder="little").astype(np.uint16) * np.uint16(260)
+    wide = (packed(17_000_001, 1)[0], 17_000_001)
+    return {"d": d, "floats": floats, "many": many, "counts": counts.tobytes(), "wide": wide}
 
 
 def test_ties_of_the_sixteen_bits(isa):

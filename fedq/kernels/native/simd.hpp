@@ -36,7 +36,7 @@ typedef u32 U __attribute__((vector_size(4 * W)));
 typedef u64 Q __attribute__((vector_size(4 * W)));
 constexpr int V = 4 * W;  // bytes of a vector
 
-constexpr u64 NT_BYTES = 2 << 20;  // outputs above this go past the cache: nobody reads all of it back from there
+constexpr u64 NT_BYTES = 16 << 20;  // outputs above this go past the cache, which would not hold them until they are read
 constexpr int AHEAD = 8192;        // bytes to prefetch ahead of a stream
 
 template <class T>
