@@ -62,9 +62,17 @@ void decode_ternary(const u8* pos, const u8* neg, float* out, u64 begin, u64 end
   emit(out, begin, end, [&](u64 i, u64 n, float* to) INLINE_LAMBDA {
     for (u64 k = 0; k < n; k += 64) {
       u64 left = least((u64)64, n - k), p = word(pos, i + k, left), m = word(neg, i + k, left);
+#if defined(__AVX512F__)
+      const __m512 one = _mm512_set1_ps(1), minus = _mm512_set1_ps(-1);
+      u64 up = p & ~m, down = m & ~p;
+      floats(to + k, left, [&](int j) INLINE_LAMBDA {
+        return (F)_mm512_mask_mov_ps(_mm512_maskz_mov_ps((__mmask16)(up >> j), one), (__mmask16)(down >> j), minus);
+      });
+#else
       floats(to + k, left, [&](int j) INLINE_LAMBDA {
         return (signs((u32)(p >> j)) - signs((u32)(m >> j))) * 0.5f;
       });
+#endif
     }
   });
 }
