@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr u64 SLAB = 2048;      // bytes of a row that are counted together: the planes stay in the first-level cache
+constexpr u64 SLAB = 4096;      // bytes of a row that are counted together: the planes stay in the first-level cache
 constexpr int MOST_PLANES = 32;  // counts below 2^32
 typedef const u8* Row;
 
@@ -29,7 +29,7 @@ INLINE void add_rows(const Row* rows, int count, u8* const* planes, int nplanes,
       for (int k = 0; k < 16; ++k) r[k] = rest[k] - c;
     }
     if (ahead && (V == 64 || c % 64 == 0))
-      for (int k = 0; k < count; ++k) prefetch(rows[k] + c + SLAB);
+      for (int k = 0; k < count; ++k) prefetch(rows[k] + c + 512);
     auto row = [&](int k) INLINE_LAMBDA { return loadq(r[k] + c); };
     auto plane = [&](int b) INLINE_LAMBDA { return b < nplanes ? loadq(planes[b] + c) : Q{}; };
     Q ones = plane(0), twos = plane(1), fours = plane(2), carry;
