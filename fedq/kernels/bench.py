@@ -2,7 +2,7 @@
 
 One thread. Every round runs each contender once, native kernels and their floors beside each other, and medians are
 compared, so that a busy machine spoils all of them alike. The floor of a kernel is the time to read its input and to
-write its output with non-temporal stores (ordinary ones up to 16 MB, where those are faster), measured on as many bytes.
+write its output with non-temporal stores (ordinary ones up to 16 MB, where those are faster), on as many bytes.
 """
 
 import time

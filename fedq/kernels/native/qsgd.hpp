@@ -31,6 +31,8 @@ INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Phil
       memset(rest, 0, sizeof rest);
       memcpy(rest, v, (n - k) * 4);
       v = rest;
+    } else {
+      for (int line = 0; line < 8; ++line) __builtin_prefetch((const char*)(v + BUCKET) + 64 * line, 0, 2);
     }
     u64 up[2];
     alignas(64) i32 steps[TILE];  // whole steps of each magnitude
