@@ -271,6 +271,13 @@ def test_ties_of_the_sixteen_bits(isa):
     coins = _reference.bernoulli(p, KEY)
     assert 0 < coins.sum() < d // 2  # every coordinate is a tie: about 3/8 of them are 1
     agree("encode_bernoulli", p, KEY)
+    signed = p * np.random.default_rng(2).choice(np.float32([-1, 1]), d)
+    agree("encode_ternary", signed, np.float32(1), KEY)
+    signed[::4096] = 1  # a bucket's scale of 1 leaves the values as they are
+    for bits in (2, 4, 8):
+        x = signed / np.float32(2 ** (bits - 1) - 1)
+        x[::4096] = 1
+        agree("qsgd_encode", x, bits, KEY)
 
 
 def test_bytes_that_no_encoder_writes(isa):

@@ -20,6 +20,8 @@ INLINE void pack_codes(const u8* codes, u64 n, u8* out) {  // n codes, zeros bey
   }
 }
 
+// The codes of n values of one bucket. With T = trunc(65536 y), y = |x| factor, the steps are T >> 16 and the 16 bits that a
+// coin r is compared with are t = T & 65535, so rounding up where r < t is (T + 65535 - r) >> 16. Only ties need a look.
 template <int BITS>
 INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Philox& philox, u8* out) {
   const float levels = levels_of(BITS);
@@ -34,33 +36,43 @@ INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Phil
     } else {
       for (int line = 0; line < 8; ++line) __builtin_prefetch((const char*)(v + BUCKET) + 64 * line, 0, 2);
     }
-    u64 up[2];
-    alignas(64) i32 steps[TILE];  // whole steps of each magnitude
-    coins(philox, i + k, [&](int j) INLINE_LAMBDA {
-      F y = least(absolute(loadf(v + j)) * factor, fill(levels));
-      I whole = __builtin_convertvector(y, I);
-      storev(steps + j, whole);
-      return (y - __builtin_convertvector(whole, F)) * 65536.0f;
-    }, up);
+    U words[64 / W];
+    philox.tile((i + k) / TILE, words);
+    auto scaled = [&](int j) INLINE_LAMBDA {  // 65536 y; scaling by a power of two commutes with rounding
+      return least(absolute(loadf(v + j)) * (factor * 65536.0f), fill(levels * 65536.0f));
+    };
+    auto coin = [&](int j) INLINE_LAMBDA {
+      U word = words[(j >> 5) * (16 / W) + (j & 15) / W];
+      return (I)(j & 16 ? word >> 16 : word & 0xffff);
+    };
+    u32 tied = 0;
+#if !defined(__AVX512F__)
+    alignas(64) i32 wide[TILE];
+#endif
 #pragma GCC unroll 32
     for (int j = 0; j < 128; j += W) {
-      u32 hits = (u32)(up[j >> 6] >> (j & 63));
+      I r = coin(j), T = __builtin_convertvector(scaled(j), I), sign = (I)loadf(v + j) >> 31;
+      tied |= lanes_equal(r, T & 0xffff);
+      I code = ((((T + 0xffff) - r) >> 16 ^ sign) - sign) + (i32)levels;
 #if defined(__AVX512F__)
-      __m512i size = _mm512_load_si512(steps + j), level = _mm512_set1_epi32((i32)levels);
-      size = _mm512_mask_add_epi32(size, (__mmask16)hits, size, _mm512_set1_epi32(1));
-      __mmask16 minus = (__mmask16)lanes_negative(loadf(v + j));
-      __m512i code = _mm512_mask_sub_epi32(_mm512_add_epi32(level, size), minus, level, size);
-      store(codes + k + j, _mm512_cvtepi32_epi8(code));
+      store(codes + k + j, _mm512_cvtepi32_epi8((__m512i)code));
 #else
-      I lane;
-      for (int l = 0; l < W; ++l) lane[l] = 1 << l;
-      I size = (I)loadq(steps + j) - (((I{} + (i32)hits) & lane) == lane), sign = (I)loadf(v + j) >> 31;
-      storev(steps + j, ((size ^ sign) - sign) + (i32)levels);
+      storev(wide + j, code);
 #endif
     }
 #if !defined(__AVX512F__)
-    for (int j = 0; j < 128; ++j) codes[k + j] = (u8)steps[j];
+    for (int j = 0; j < 128; ++j) codes[k + j] = (u8)wide[j];
 #endif
+    if (__builtin_expect(tied != 0, 0))
+      for (int j = 0; j < 128; j += W) {
+        F s = scaled(j);
+        I T = __builtin_convertvector(s, I);
+        F fraction = (s - __builtin_convertvector(T, F)) * 16777216.0f;
+        for (u32 left = lanes_equal(coin(j), T & 0xffff); left; left &= left - 1) {
+          int l = __builtin_ctz(left);
+          if (philox.tie(i + k + j + l) >> 8 < (u32)fraction[l]) codes[k + j + l] += load<u32>(v + j + l) >> 31 ? -1 : 1;
+        }
+      }
   }
   memset(codes + n, 0, least((u64)8, BUCKET - n));
   pack_codes<BITS>(codes, n, out);
