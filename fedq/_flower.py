@@ -47,6 +47,8 @@ def quiet() -> None:
     logger = logging.getLogger("flwr")
     logger.handlers.clear()
     logger.parent = logging.getLogger("fedq")
+    if not logger.parent.handlers:
+        logger.parent.addHandler(logging.NullHandler())
     logger.propagate = True
 
 

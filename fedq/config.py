@@ -95,7 +95,7 @@ class RunConfig:
         sections = {k: top.pop(k) for k in ("data", "evaluate")}
         parts = {k: getattr(self, k) for k in PARTS}
         named = {k: {"name": p.name, **p.options.model_dump(mode="json", exclude_none=True)} for k, p in parts.items()}
-        return {**top, "per_round": self.per_round, **named, **sections}
+        return {**top, **named, **sections}
 
     def to_toml(self) -> str:
         """The text of run.toml."""
@@ -122,8 +122,6 @@ class RunConfig:
             if given.get(f"{part}.name", old) != old:
                 gone = ("strategy.", "client.", "codec") if part == "strategy" else (f"{part}.",)
                 now = {k: v for k, v in now.items() if not k.startswith(gone)}
-        if "clients" in given and "per_round" not in given and self.per_round == self.top.clients:
-            del now["per_round"]
         return make_config({**now, **given})
 
 
@@ -165,6 +163,8 @@ def resolve(settings: Settings) -> RunConfig:
         errors[0].also = tuple(errors[1:])
         raise errors[0]
     assert top is not None
+    if top.per_round == top.clients:
+        top = top.model_copy(update={"per_round": None})
     return RunConfig(top, *(p for p in parts.values() if p))
 
 

@@ -28,6 +28,7 @@ CODES = {
     "FQ302": "a malformed payload",
     "FQ303": "a value that cannot be encoded",
     "FQ304": "no reply could be used",
+    "FQ305": "the strategy failed",
 }
 
 

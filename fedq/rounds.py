@@ -176,6 +176,3 @@ def _client_scores(
         "client_accuracy_std": found.get("client-accuracy-std"),
         "evaluate_bytes": sum(ledger.totals("evaluate")),
     }
-
-
-

@@ -139,12 +139,22 @@ class Run:
         """The run's totals under the names of its lines: sums of bytes, counts and seconds, last of the rest."""
         lines = self.records()
         about, config = self.about, self.config
-        summed = ("up_bytes", "down_bytes", "wire_up_bytes", "wire_down_bytes", "failed", "rejected", "seconds", "evaluate_bytes")
+        summed = (
+            "up_bytes",
+            "down_bytes",
+            "wire_up_bytes",
+            "wire_down_bytes",
+            "failed",
+            "rejected",
+            "seconds",
+            "evaluate_bytes",
+        )
         last = {k: next((m[k] for m in reversed(lines) if m[k] is not None), None) for k in (lines[0] if lines else ())}
         sums = {k: sum(m[k] for m in lines if m[k] is not None) if last.get(k) is not None else None for k in summed}
         named = {k: config[k]["name"] for k in ("strategy", "data", "model")}
-        return {**last, **sums, "round": None, **named, "codec": config["codec"], "seed": config["seed"],
-                "rounds": len(lines), "clients": config["clients"], "per_round": config["per_round"],
+        last.pop("round", None)
+        return {**last, **sums, **named, "codec": config["codec"], "seed": config["seed"],
+                "rounds": len(lines), "clients": config["clients"], "per_round": config.get("per_round", config["clients"]),
                 "status": about.get("status"), "weights_sha256": about.get("weights_sha256"),
                 "run_dir": str(self.path)}  # fmt: skip
 

@@ -127,29 +127,42 @@ def play(run: Run, simulation: Simulation, *, until: Until | None = None) -> Ite
     Ends early when `until` is met. However it ends, the directory says so and its lock is given back: stopped by an
     error it can be resumed, and `weights_sha256` of a resumed run equals that of an uninterrupted one.
     """
-    saved = run.latest() or (0, dict(simulation.initial), simulation.strategy.state())
-    done, arrays, state = saved
+    done, arrays, state = run.latest() or (0, dict(simulation.initial), simulation.strategy.state())
     simulation.strategy.restore(state)
     run.rewind(done)
     if done:
         run.update(status="running", resumed_at=[*run.about.get("resumed_at", []), done])
+    lines = run.records()
+    reached = until is not None and until.met(lines)
+    with logging_to(run.path / "log.txt"), one_torch_thread(), _ending(run):
+        for record in () if reached else simulation.rounds(arrays, done + 1, simulation.config.top.rounds):
+            arrays = records.to_arrays(record.arrays)
+            lines.append(record.metrics())
+            run.append(lines[-1])
+            run.checkpoint(record.round, arrays, simulation.strategy.state())
+            yield record
+            if until is not None and until.met(lines):
+                break
+        run.update(weights_sha256=run.save_model({**simulation.drawn, **arrays}))
+
+
+@contextmanager
+def _ending(run: Run) -> Iterator[None]:
+    """However the rounds end, say so in the run directory and give its lock back."""
     status = "interrupted"
     try:
-        with logging_to(run.path / "log.txt"), one_torch_thread():
-            reached = until is not None and until.met(run.records())
-            for record in () if reached else simulation.rounds(arrays, done + 1, simulation.config.top.rounds):
-                arrays = records.to_arrays(record.arrays)
-                run.append(record.metrics())
-                run.checkpoint(record.round, arrays, simulation.strategy.state())
-                yield record
-                if until is not None and until.met(run.records()):
-                    break
-        run.update(weights_sha256=run.save_model({**simulation.drawn, **arrays}))
+        yield
         status = "done"
     except FedqError as error:
         status = "failed"
         run.update(error=str(error))
         raise
+    except Exception as error:
+        status = "failed"
+        round_ = len(run.records()) + 1
+        log.exception("round %d failed", round_)
+        raise FedqError("FQ305", f"round {round_} failed on the server: {type(error).__name__}: {error}",
+                        where=str(run.path / "log.txt"), hint="the traceback is there") from error  # fmt: skip
     finally:
         run.update(status=status, totals={k: v for k, v in run.totals().items() if k not in ("status", "run_dir")})
         run.release()

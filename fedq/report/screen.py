@@ -47,7 +47,8 @@ def plan(simulation: Any, where: str = "") -> str:
     rows = {
         "clients": f"{config.per_round} of {top.clients} a round, {o.local_steps} steps of {o.batch_size}, {top.data.partition}",
         "model": f"{config.model.name}: {sent:,} weights sent" + (f", {still:,} never" if still else ""),
-        "uplink": f"{size(up)} a client ({top.codec})" + (f", float32 would be {size(4 * sent)}" if up < 4 * sent else ""),
+        "uplink": f"{size(up)} a client ({top.codec})"
+        + (f", float32 would be {size(4 * sent)}" if up < 4 * sent else ""),
         "downlink": f"{size(down)} a client ({top.downlink})",
         "total": f"about {size(up * total)} up and {size(down * total)} down in {top.rounds} rounds",
         "workers": f"{simulation.workers} thread{'s' if simulation.workers > 1 else ''} of this process",

@@ -1,0 +1,73 @@
+"""`fedq simulate`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+SECTION = {
+    "strategy": "strategy.name", "codec": "codec", "data": "data.name", "data_dir": "data.dir",
+    "model": "model.name", "clients": "clients", "per_round": "per_round", "rounds": "rounds",
+    "local_steps": "client.local_steps", "batch_size": "client.batch_size", "lr": "client.lr",
+    "partition": "data.partition", "seed": "seed", "tolerate": "tolerate", "workers": "workers",
+}  # fmt: skip
+
+
+def simulate(
+    config: Annotated[
+        Path | None, Argument(help="A TOML file, such as the run.toml of a run.", show_default=False)
+    ] = None,
+    strategy: Annotated[
+        str | None, Option(help="fedvote (default), fedavg, fedpaq, signsgd ...: fedq show strategies")
+    ] = None,
+    codec: Annotated[str | None, Option(help="How updates travel: fedq show codecs.")] = None,
+    data: Annotated[str | None, Option(help="digits, mnist, fashion_mnist, cifar10, or owner/name of the hub.")] = None,
+    data_dir: Annotated[Path | None, Option(help="Read the data from this folder, in the hub's layout.")] = None,
+    model: Annotated[str | None, Option(help="mlp, lenet5, fedvote_lenet5 ...: fedq show models")] = None,
+    clients: Annotated[int | None, Option(help="Partitions of the data, each one client.")] = None,
+    per_round: Annotated[int | None, Option(help="Clients that take part in a round; default all.")] = None,
+    rounds: Annotated[int | None, Option(help="Rounds of training.")] = None,
+    local_steps: Annotated[int | None, Option(help="Minibatch steps of a client in a round.")] = None,
+    batch_size: Annotated[int | None, Option(help="Examples in a minibatch.")] = None,
+    lr: Annotated[float | None, Option(help="Learning rate.")] = None,
+    partition: Annotated[str | None, Option(help="iid, dirichlet:ALPHA or pathological:N.")] = None,
+    seed: Annotated[int | None, Option(help="Every random choice follows from it.")] = None,
+    set_: Annotated[list[str] | None, Option("--set", metavar="K=V", help="Any other key; may be repeated.")] = None,
+    until: Annotated[str | None, Option(help="Stop early: accuracy=0.9 or up=10MB.")] = None,
+    tolerate: Annotated[float | None, Option(help="Share of a round's clients that may fail; default 0.")] = None,
+    workers: Annotated[int | None, Option(help="Threads that train clients; never changes a result.")] = None,
+    out: Annotated[Path, Option(help="Folder for run directories.")] = Path("runs"),
+    json: Annotated[bool, Option("--json", help="Print one JSON object at the end, on stdout.")] = False,
+    quiet: Annotated[bool, Option("--quiet", help="Say nothing but errors.")] = False,
+    print_config: Annotated[bool, Option("--print-config", help="Print the resolved TOML and exit.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
+) -> int:
+    """Train a model on simulated clients, over a wire of real packed bytes.
+
+    Example: fedq simulate --strategy fedvote --clients 20 --rounds 20 --seed 1
+    """
+    flags: dict[str, Any] = {k: v for k, v in locals().items() if k in SECTION and v is not None}
+
+    from fedq.config import resolve
+    from fedq.settings import Setting, parse_set, read_toml
+
+    settings = dict(read_toml(config)) if config else {}
+    for name, value in flags.items():
+        plain = str(value.expanduser().resolve()) if name == "data_dir" and value.is_dir() else value
+        plain = str(plain) if isinstance(plain, Path) else plain
+        settings[SECTION[name]] = Setting(plain, f"--{name.replace('_', '-')} {value}")
+    settings |= parse_set(set_ or [])
+    resolved = resolve(settings)
+    if print_config:
+        print(resolved.to_toml(), end="")
+        return 0
+
+    from fedq.until import Until
+
+    if until:
+        Until.parse(until)
+    from fedq.cli.playing import play_on_screen
+    from fedq.simulation import begin
+
+    run, simulation = begin(resolved, out)
+    return play_on_screen(run, simulation, until=until, as_json=json, quiet=quiet)
