@@ -85,9 +85,9 @@ def rounds(
     for round_ in range(first, last + 1):
         started = perf_counter()
         ledger.clear()
-        tally = _Tally()
         messages = list(strategy.configure_train(round_, arrays, ConfigRecord(), grid))
-        replies = _usable(grid.send_and_receive(messages), strategy, grid, len(messages), tolerate, tally)
+        tally = _Tally(round_, allowed=tolerate * len(messages))
+        replies = _usable(grid.send_and_receive(messages), strategy, grid, tally)
         mean, metrics = strategy.aggregate_train(round_, replies)
         if mean is None:
             raise FedqError("FQ304", f"no reply could be used in round {round_}", hint=f"the last: {tally.why}")
@@ -114,6 +114,8 @@ def rounds(
 
 @dataclass
 class _Tally:
+    round: int
+    allowed: float  # replies that may be lost
     clients: int = 0
     failed: int = 0
     rejected: int = 0
@@ -121,33 +123,28 @@ class _Tally:
 
 
 def _usable(
-    replies: Iterable[Message],
-    strategy: PackedStrategy,
-    grid: MeteredGrid,
-    expected: int,
-    tolerate: float,
-    tally: _Tally,
+    replies: Iterable[Message], strategy: PackedStrategy, grid: MeteredGrid, tally: _Tally
 ) -> Iterator[Message]:
     """The replies that the strategy can fold; counts the others, and stops at the first that is too many."""
     for reply in replies:
         client = f"client {nodes(grid).index(reply.metadata.src_node_id)}"
-        code, hint = "FQ301", "the traceback is in log.txt; --tolerate SHARE goes on without failed clients"
+        code = "FQ301"
         if reply.has_error():
             tally.failed += 1
-            tally.why = f"{client} failed: {reply.error.reason}"
+            tally.why = f"{client} failed in round {tally.round}: {reply.error.reason}"
         else:
             try:
                 strategy.check_reply(reply)
             except FedqError as error:
                 tally.rejected += 1
-                code, tally.why = "FQ302", f"{client} was rejected: {error.message}"
+                code, tally.why = "FQ302", f"{client} was rejected in round {tally.round}: {error.message}"
             else:
                 tally.clients += 1
                 yield reply
                 continue
         log.warning("%s", tally.why)
-        if tally.failed + tally.rejected > tolerate * expected:
-            raise FedqError(code, tally.why, hint=hint)
+        if tally.failed + tally.rejected > tally.allowed:
+            raise FedqError(code, tally.why, hint="more is in log.txt; --tolerate SHARE goes on without such clients")
 
 
 def _server_scores(strategy: PackedStrategy, arrays: ArrayRecord, score: Score | None) -> dict[str, float | None]:

@@ -105,8 +105,15 @@ def reopen(path: str | Path, *, rounds: int | None = None) -> tuple[Run, Simulat
     FedqError FQ203 or FQ204 if there is none or it is in use, FQ205 if it is finished or its data have changed.
     """
     run = open_run(path, lock=True)
-    settings = read_toml(run.path / "run.toml")
-    config = resolve(settings)
+    try:
+        return run, _rebuilt(run, rounds)
+    except BaseException:
+        run.release()
+        raise
+
+
+def _rebuilt(run: Run, rounds: int | None) -> Simulation:
+    config, path = resolve(read_toml(run.path / "run.toml")), run.path
     if rounds is not None:
         config = config.with_(rounds=rounds)
     done = len(run.records())
@@ -114,11 +121,10 @@ def reopen(path: str | Path, *, rounds: int | None = None) -> tuple[Run, Simulat
         raise FedqError("FQ205", f"the run is done: {done} rounds", where=str(path),
                         hint=f"go on with more: fedq resume {path} --rounds {2 * done}")  # fmt: skip
     simulation = build(config)
-    known = run.about.get("data_sha256")
-    if known not in (None, simulation.data.checksum):
+    if run.about.get("data_sha256", simulation.data.checksum) != simulation.data.checksum:
         raise FedqError("FQ205", "the data have changed since the run began", where=str(path),
-                        hint="give back the old data, or start a new run: fedq simulate " + str(run.path / "run.toml"))  # fmt: skip
-    return run, simulation
+                        hint=f"give back the old data, or start a new run: fedq simulate {path / 'run.toml'}")  # fmt: skip
+    return simulation
 
 
 def play(run: Run, simulation: Simulation, *, until: Until | None = None) -> Iterator[RoundRecord]:

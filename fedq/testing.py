@@ -92,7 +92,9 @@ def _check_aggregate(c: PackedCodec) -> None:
     np.testing.assert_allclose(streamed, expected, rtol=1e-5, atol=1e-5, err_msg=f"{c.name}: the aggregate law")
     equal = c.aggregate(payloads, [1.0] * 4)
     decoded = sum(c.decode(p).astype(np.float64) for p in payloads)
-    np.testing.assert_allclose(equal, decoded, rtol=1e-5, atol=1e-5, err_msg=f"{c.name}: the aggregate law, equal weights")
+    np.testing.assert_allclose(
+        equal, decoded, rtol=1e-5, atol=1e-5, err_msg=f"{c.name}: the aggregate law, equal weights"
+    )
 
 
 def _check_refusals(c: PackedCodec) -> None:

@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedq._flower import SIMULATED_RUN, Run, isolated, set_message_id, simulated_run
+from fedq.errors import FedqError
 
 log = logging.getLogger("fedq")
 
@@ -28,7 +29,7 @@ class LocalGrid(Grid):
     """Plays `clients` clients of `app` in this process; node `k + 1` is partition `k`.
 
     `workers` threads train at once; results do not depend on their number. An exception in a client becomes an error
-    reply, its traceback goes to the log, and the exception itself is kept in `last_failure`.
+    reply, and its traceback goes to the log.
     """
 
     def __init__(self, app: ClientApp, clients: int, *, workers: int = 1) -> None:
@@ -37,7 +38,6 @@ class LocalGrid(Grid):
         self._ids = count(1)
         self._pending: dict[str, Message] = {}
         self._contexts: dict[int, Context] = {}
-        self.last_failure: Exception | None = None
 
     @property
     def run(self) -> Run:
@@ -110,8 +110,8 @@ class LocalGrid(Grid):
             reply = self._app(isolated(message), context)
         except Exception as error:
             log.exception("client %d raised", node - 1)
-            self.last_failure = error
-            return Message(Error(CLIENT_RAISED, f"{type(error).__name__}: {error}"), reply_to=message)
+            said = error.message if isinstance(error, FedqError) else f"{type(error).__name__}: {error}"
+            return Message(Error(CLIENT_RAISED, said), reply_to=message)
         if context.state:
             self._contexts[node] = context
         return reply
