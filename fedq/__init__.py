@@ -23,7 +23,18 @@ _PUBLIC = {
     "simulate": "fedq.simulation",
 }
 
-__all__ = ["FedqError", "Run", "RunConfig", "__version__", "codec", "load_config", "make_config", "open_run", "resume", "simulate"]  # fmt: skip
+__all__ = [
+    "FedqError",
+    "Run",
+    "RunConfig",
+    "__version__",
+    "codec",
+    "load_config",
+    "make_config",
+    "open_run",
+    "resume",
+    "simulate",
+]
 
 
 def __getattr__(name: str) -> Any:

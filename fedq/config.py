@@ -43,7 +43,7 @@ class DataOptions(Options):
         description="a data set: digits, mnist, fashion_mnist, cifar10 or owner/name of the hub",
     )
     dir: str = Field("", description="a folder in the hub's layout to read it from")
-    partition: str = Field("dirichlet:0.5", description="iid, dirichlet:ALPHA or pathological:N")
+    partition: str = Field("dirichlet:0.5", description="iid or dirichlet:ALPHA")
     holdout: float = Field(0.2, gt=0, lt=1, description="share held out for testing where there is no test split")
 
 
@@ -157,8 +157,15 @@ def resolve(settings: Settings) -> RunConfig:
         )
         if top.per_round is not None and top.per_round > top.clients:
             given = merged["per_round"]
-            errors.append(FedqError("FQ105", f"{top.per_round} clients per round, but there are {top.clients} clients",
-                                    where=given.where, from_file=given.from_file, hint="raise --clients or lower --per-round"))  # fmt: skip
+            errors.append(
+                FedqError(
+                    "FQ105",
+                    f"{top.per_round} clients per round, but there are {top.clients} clients",
+                    where=given.where,
+                    from_file=given.from_file,
+                    hint="raise --clients or lower --per-round",
+                )
+            )
     if errors:
         errors[0].also = tuple(errors[1:])
         raise errors[0]
@@ -215,6 +222,9 @@ def _attempt(errors: list[FedqError], given: Setting, look: Any) -> Any:
     try:
         return look()
     except FedqError as error:
-        errors.append(FedqError(error.code, error.message, where=given.where or error.where, hint=error.hint,
-                                from_file=given.from_file))  # fmt: skip
+        errors.append(
+            FedqError(
+                error.code, error.message, where=given.where or error.where, hint=error.hint, from_file=given.from_file
+            )
+        )
         return None

@@ -5,7 +5,7 @@ arrives, the strategy folds it, the ledger has counted both ways, the server eva
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from time import perf_counter
@@ -79,8 +79,8 @@ def rounds(
 ) -> Iterator[RoundRecord]:
     """Play rounds `first ... last` from the global model `arrays`; each record carries the next model.
 
-    FedqError FQ301 or FQ302 when more than a share `tolerate` of a round's clients failed or sent malformed payloads (so 0 stops
-    at the first), FQ304 when no reply could be used. The records before stand.
+    FedqError FQ301 or FQ302 when more than a share `tolerate` of a round's clients failed or sent malformed payloads
+    (so 0 stops at the first), FQ304 when no reply could be used. The records before stand.
     """
     for round_ in range(first, last + 1):
         started = perf_counter()
@@ -147,10 +147,9 @@ def _usable(
             raise FedqError(code, tally.why, hint="more is in log.txt; --tolerate SHARE goes on without such clients")
 
 
-def _server_scores(strategy: PackedStrategy, arrays: ArrayRecord, score: Score | None) -> dict[str, float | None]:
-    none = {"accuracy": None, "deployed_accuracy": None, "loss": None}
+def _server_scores(strategy: PackedStrategy, arrays: ArrayRecord, score: Score | None) -> dict[str, Any]:
     if score is None:
-        return none
+        return {"accuracy": None, "deployed_accuracy": None, "loss": None}
     weights = records.to_arrays(arrays)
     loss, accuracy = score(weights)
     deployed = strategy.deployed(weights)
@@ -167,7 +166,7 @@ def _client_scores(
     if not due:
         return {"client_accuracy": None, "client_accuracy_std": None, "evaluate_bytes": None}
     messages = strategy.configure_evaluate(round_, arrays, ConfigRecord(), grid)
-    found = strategy.aggregate_evaluate(round_, grid.send_and_receive(messages)) or {}
+    found: Mapping[str, Any] = strategy.aggregate_evaluate(round_, grid.send_and_receive(messages)) or {}
     return {
         "client_accuracy": found.get("client-accuracy"),
         "client_accuracy_std": found.get("client-accuracy-std"),

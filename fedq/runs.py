@@ -53,8 +53,12 @@ class Run:
             path = _fresh(Path(out).expanduser() / name)
             (path / "checkpoints").mkdir(parents=True)
         except OSError as error:
-            raise FedqError("FQ206", f"cannot make a run directory: {error}", where=f"--out {out}",
-                            hint="choose another folder with --out") from error  # fmt: skip
+            raise FedqError(
+                "FQ206",
+                f"cannot make a run directory: {error}",
+                where=f"--out {out}",
+                hint="choose another folder with --out",
+            ) from error
         run = cls(path, lock=True)
         _write(path / "run.toml", toml.encode())
         run.update(status="running", started=_now(), resumed_at=[], **about, **provenance())
@@ -153,10 +157,19 @@ class Run:
         sums = {k: sum(m[k] for m in lines if m[k] is not None) if last.get(k) is not None else None for k in summed}
         named = {k: config[k]["name"] for k in ("strategy", "data", "model")}
         last.pop("round", None)
-        return {**last, **sums, **named, "codec": config["codec"], "seed": config["seed"],
-                "rounds": len(lines), "clients": config["clients"], "per_round": config.get("per_round", config["clients"]),
-                "status": about.get("status"), "weights_sha256": about.get("weights_sha256"),
-                "run_dir": str(self.path)}  # fmt: skip
+        return {
+            **last,
+            **sums,
+            **named,
+            "codec": config["codec"],
+            "seed": config["seed"],
+            "rounds": len(lines),
+            "clients": config["clients"],
+            "per_round": config.get("per_round", config["clients"]),
+            "status": about.get("status"),
+            "weights_sha256": about.get("weights_sha256"),
+            "run_dir": str(self.path),
+        }
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("round_*.npz"))
@@ -166,8 +179,12 @@ def open_run(path: str | Path, *, lock: bool = False) -> Run:
     """The run in a directory. FedqError FQ203 if it is none, FQ204 if `lock` and another process writes to it."""
     path = Path(path).expanduser()
     if not (path / "run.toml").is_file():
-        raise FedqError("FQ203", f"`{path}` is not a run: it has no run.toml", where=str(path),
-                        hint="runs stand in runs/ by default: fedq show runs")  # fmt: skip
+        raise FedqError(
+            "FQ203",
+            f"`{path}` is not a run: it has no run.toml",
+            where=str(path),
+            hint="runs stand in runs/ by default: fedq show runs",
+        )
     return Run(path, lock=lock)
 
 
@@ -213,8 +230,12 @@ def _locked(path: Path) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
-        raise FedqError("FQ204", f"the run is in use by {holder}", where=str(path),
-                        hint="wait for it to end, or change the seed or another setting") from None  # fmt: skip
+        raise FedqError(
+            "FQ204",
+            f"the run is in use by {holder}",
+            where=str(path),
+            hint="wait for it to end, or change the seed or another setting",
+        ) from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from fedq.errors import FedqError
 
@@ -20,10 +20,7 @@ class Setting:
     from_file: bool = False
 
 
-Settings = Mapping[str, Setting]
-
-
-Settings = Mapping[str, Setting]
+Settings: TypeAlias = Mapping[str, Setting]
 
 
 def read_toml(path: str | Path) -> dict[str, Setting]:
@@ -32,8 +29,13 @@ def read_toml(path: str | Path) -> dict[str, Setting]:
         text = Path(path).read_text(encoding="utf-8")
         values = flatten(tomllib.loads(text))
     except (OSError, UnicodeDecodeError) as error:
-        raise FedqError("FQ104", f"cannot read `{path}`: {error}", where=str(path), from_file=True,
-                        hint="name a TOML file, such as the run.toml of a run") from error  # fmt: skip
+        raise FedqError(
+            "FQ104",
+            f"cannot read `{path}`: {error}",
+            where=str(path),
+            from_file=True,
+            hint="name a TOML file, such as the run.toml of a run",
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise FedqError("FQ104", f"not valid TOML: {error}", where=str(path), from_file=True) from error
     lines = _lines(text)
@@ -56,8 +58,12 @@ def parse_set(texts: Iterable[str]) -> dict[str, Setting]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not (equals and re.fullmatch(r"[\w.]+", key.strip())):
-            raise FedqError("FQ106", f"`--set {text}` is not of the form KEY=VALUE", where=f"--set {text}",
-                            hint="such as --set client.momentum=0.9")  # fmt: skip
+            raise FedqError(
+                "FQ106",
+                f"`--set {text}` is not of the form KEY=VALUE",
+                where=f"--set {text}",
+                hint="such as --set client.momentum=0.9",
+            )
         try:
             parsed = tomllib.loads(f"v = {value}")["v"]
         except tomllib.TOMLDecodeError:
@@ -67,6 +73,7 @@ def parse_set(texts: Iterable[str]) -> dict[str, Setting]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to nested tables."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *tables, last = key.split(".")

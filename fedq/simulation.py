@@ -1,4 +1,4 @@
-"""From a config to a finished run: the parts are built, the rounds are played, every one is saved before it is shown."""
+"""From a config to a finished run: parts are built, rounds are played, every one is saved before it is shown."""
 
 import logging
 from collections.abc import Iterator
@@ -58,8 +58,16 @@ class Simulation:
         top = self.config.top
         evaluation = Evaluation(self.score, top.evaluate.every, top.evaluate.clients)
         start = records.to_record(arrays)
-        return rounds(self.strategy, self.grid, self.ledger, start, first=first, last=last,
-                      evaluation=evaluation, tolerate=top.tolerate)  # fmt: skip
+        return rounds(
+            self.strategy,
+            self.grid,
+            self.ledger,
+            start,
+            first=first,
+            last=last,
+            evaluation=evaluation,
+            tolerate=top.tolerate,
+        )
 
 
 def build(config: RunConfig) -> Simulation:
@@ -73,15 +81,25 @@ def build(config: RunConfig) -> Simulation:
     server = strategy(config.strategy.name)(setup, config.strategy.options)
     algorithm = client(config.client.name)(config.client.options)
     if (server.sends == "gradient") != (algorithm.returns == "gradient"):
-        raise FedqError("FQ105", f"`{config.strategy.name}` needs a client that returns "
-                        f"{'a gradient' if server.sends == 'gradient' else 'weights'}, and `{config.client.name}` does not",
-                        hint="leave client.name out: the strategy knows its own")  # fmt: skip
+        raise FedqError(
+            "FQ105",
+            f"`{config.strategy.name}` needs a client that returns "
+            f"{'a gradient' if server.sends == 'gradient' else 'weights'}, and `{config.client.name}` does not",
+            where=f"client.name = {config.client.name}",
+            hint="leave client.name out: the strategy knows its own",
+        )
     drawn = blueprint.initial_weights()
     initial = server.initial(drawn, blueprint.voted(), top.seed)
     kept = top.evaluate.kept if top.evaluate.clients else 0.0
     shards = Shards(data, partition(data.train.y, top.data.partition, top.clients, top.seed), kept, top.seed)
-    trainer = Trainer(blueprint, shards, algorithm, config.client.options, sends=server.sends,
-                      evaluation_batch=top.evaluate.batch_size)  # fmt: skip
+    trainer = Trainer(
+        blueprint,
+        shards,
+        algorithm,
+        config.client.options,
+        sends=server.sends,
+        evaluation_batch=top.evaluate.batch_size,
+    )
     trained = sum(x.size for x in initial.values())
     workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
     ledger = Ledger()
@@ -118,12 +136,20 @@ def _rebuilt(run: Run, rounds: int | None) -> Simulation:
         config = config.with_(rounds=rounds)
     done = len(run.records())
     if run.about.get("status") == "done" and config.top.rounds <= done:
-        raise FedqError("FQ205", f"the run is done: {done} rounds", where=str(path),
-                        hint=f"go on with more: fedq resume {path} --rounds {2 * done}")  # fmt: skip
+        raise FedqError(
+            "FQ205",
+            f"the run is done: {done} rounds",
+            where=str(path),
+            hint=f"go on with more: fedq resume {path} --rounds {2 * done}",
+        )
     simulation = build(config)
     if run.about.get("data_sha256", simulation.data.checksum) != simulation.data.checksum:
-        raise FedqError("FQ205", "the data have changed since the run began", where=str(path),
-                        hint=f"give back the old data, or start a new run: fedq simulate {path / 'run.toml'}")  # fmt: skip
+        raise FedqError(
+            "FQ205",
+            "the data have changed since the run began",
+            where=str(path),
+            hint=f"give back the old data, or start a new run: fedq simulate {path / 'run.toml'}",
+        )
     return simulation
 
 
@@ -167,8 +193,12 @@ def _ending(run: Run) -> Iterator[None]:
         status = "failed"
         round_ = len(run.records()) + 1
         log.exception("round %d failed", round_)
-        raise FedqError("FQ305", f"round {round_} failed on the server: {type(error).__name__}: {error}",
-                        where=str(run.path / "log.txt"), hint="the traceback is there") from error  # fmt: skip
+        raise FedqError(
+            "FQ305",
+            f"round {round_} failed on the server: {type(error).__name__}: {error}",
+            where=str(run.path / "log.txt"),
+            hint="the traceback is there",
+        ) from error
     finally:
         run.update(status=status, totals={k: v for k, v in run.totals().items() if k not in ("status", "run_dir")})
         run.release()

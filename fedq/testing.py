@@ -81,7 +81,7 @@ def _check_malformed(c: PackedCodec, payload: Array) -> None:
             c.check(noise)
             assert np.isfinite(c.decode(noise)).all(), f"{c.name}: random bytes decode to values that are not finite"
         except FedqError as error:
-            assert error.code == "FQ302", f"{c.name}: random bytes: {error.code}"  # noqa: PT017
+            assert error.code == "FQ302", f"{c.name}: random bytes: {error.code}"
 
 
 def _check_aggregate(c: PackedCodec) -> None:
@@ -105,7 +105,7 @@ def _check_refusals(c: PackedCodec) -> None:
         try:
             c.encode(x, key=key(0, "bad"))
         except FedqError as error:
-            assert error.code == "FQ303", f"{c.name}: {x} gives {error.code}"  # noqa: PT017
+            assert error.code == "FQ303", f"{c.name}: {x} gives {error.code}"
         else:
             raise AssertionError(f"{c.name}: encodes {x}")
 
@@ -162,7 +162,7 @@ def _check_arguments(name: str, config: Any) -> None:
         try:
             server.check_reply(reply)
         except FedqError as error:
-            assert error.code == "FQ302", f"{name}: {what}: {error.code}"  # noqa: PT017
+            assert error.code == "FQ302", f"{name}: {what}: {error.code}"
         else:
             raise AssertionError(f"{name}: accepts {what}")
 
@@ -171,7 +171,8 @@ def _strange(reply: Message) -> Iterator[tuple[str, Message]]:
     from fedq._flower import with_content
 
     arrays, metrics = reply.content["arrays"], reply.content["metrics"]
-    assert isinstance(arrays, ArrayRecord) and isinstance(metrics, MetricRecord)
+    assert isinstance(arrays, ArrayRecord)
+    assert isinstance(metrics, MetricRecord)
     first = next(iter(arrays))
     a = arrays[first]
     changes = {
@@ -210,8 +211,16 @@ def _same(a: dict[str, NDArray[np.float32]], b: dict[str, NDArray[np.float32]]) 
 def _tiny(**settings: Any) -> Any:
     from fedq.config import make_config
 
-    tiny = {"clients": 9, "rounds": 3, "client.local_steps": 2, "client.batch_size": 8, "model.hidden": [16],
-            "data.partition": "iid", "workers": 1, "evaluate.every": 3}  # fmt: skip
+    tiny = {
+        "clients": 9,
+        "rounds": 3,
+        "client.local_steps": 2,
+        "client.batch_size": 8,
+        "model.hidden": [16],
+        "data.partition": "iid",
+        "workers": 1,
+        "evaluate.every": 3,
+    }
     return make_config({**tiny, **settings})
 
 

@@ -15,7 +15,8 @@ def test_simulate_json(fedq: Fedq, tiny: tuple[str, ...]) -> None:
     assert status == 0
     totals = json.loads(out)
     assert out.count("\n") == 1
-    promised = "strategy codec data model seed rounds clients run_dir accuracy deployed_accuracy loss up_bytes down_bytes seconds epsilon wire_up_bytes"  # fmt: skip
+    promised = """strategy codec data model seed rounds clients run_dir accuracy deployed_accuracy loss up_bytes
+        down_bytes seconds epsilon wire_up_bytes"""
     assert set(promised.split()) <= set(totals)
     assert (totals["strategy"], totals["codec"], totals["rounds"], totals["clients"], totals["seed"]) == (
         "fedvote",
@@ -83,7 +84,7 @@ def test_run_toml_repeats_the_run(fedq: Fedq, tiny: tuple[str, ...]) -> None:
         (("compare", "nowhere"), 4, "FQ203", "runs/"),
         (("show", "fedvotes"), 2, "FQ101", "fedvote"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input(fedq: Fedq, words: tuple[str, ...], status: int, code: str, hint: str) -> None:
     got, out, err = fedq(*words)
     assert got == status

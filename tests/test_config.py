@@ -77,7 +77,7 @@ def test_with_changes_keys_and_keeps_the_rest() -> None:
         ({"data.partitoin": "iid"}, "FQ102", "unknown key `data.partitoin`", "did you mean `partition`?"),
         ({"evaluate.every": 0}, "FQ103", "`evaluate.every` is 0", ""),
     ],
-)  # fmt: skip
+)
 def test_wrong_values(values: dict[str, object], code: str, says: str, hint: str) -> None:
     error = failing(**values)
     assert error.code == code
@@ -109,13 +109,20 @@ def test_lines_of_nested_and_dotted_keys(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_text('data.name = "digits"\n[client]\nlr = 0.1\n["model"]\nhidden = [\n  3,\n]\n')
     assert {k: s.where.split("  ")[0].rsplit(":")[-1] for k, s in read_toml(file).items()} == {
-        "data.name": "1", "client.lr": "3", "model.hidden": "5"}  # fmt: skip
+        "data.name": "1",
+        "client.lr": "3",
+        "model.hidden": "5",
+    }
 
 
 def test_set_flags() -> None:
     settings = parse_set(["client.lr=0.1", "model.hidden=[8, 8]", "codec=qsgd4", "evaluate.clients=true"])
     assert {k: s.value for k, s in settings.items()} == {
-        "client.lr": 0.1, "model.hidden": [8, 8], "codec": "qsgd4", "evaluate.clients": True}  # fmt: skip
+        "client.lr": 0.1,
+        "model.hidden": [8, 8],
+        "codec": "qsgd4",
+        "evaluate.clients": True,
+    }
     for bad in ("client.lr", "=3", "a b=3"):
         with pytest.raises(FedqError):
             parse_set([bad])
@@ -153,5 +160,5 @@ def test_every_code_is_of_a_known_kind() -> None:
 
 def test_config_is_frozen() -> None:
     config: RunConfig = make_config()
-    with pytest.raises(Exception, match="frozen|cannot assign"):
+    with pytest.raises(Exception, match=r"frozen|cannot assign"):
         config.top.seed = 3  # type: ignore[misc]

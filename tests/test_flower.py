@@ -39,7 +39,7 @@ def test_flower_moved_nothing() -> None:
 def test_flower_refuses_packed_replies_and_fedq_decodes_them(name: str) -> None:
     x = np.array([0.5, -1, 1, 0], np.float32)
     payload = CODECS[name].encode(x, key=key(0, name))
-    with pytest.raises(TypeError, match="[Uu]nsupported serialization type"):
+    with pytest.raises(TypeError, match=r"[Uu]nsupported serialization type"):
         FlowerFedAvg().aggregate_train(1, [reply_with(payload)])
     assert records.decode(payload).shape == (4,)
 

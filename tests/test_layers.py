@@ -8,13 +8,36 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "fedq"
 LOW = {"errors", "rng", "options", "plugins"}
 ALLOWED = {
-    "errors": set(), "rng": set(), "options": set(), "until": {"errors"}, "plugins": {"errors"}, "settings": {"errors"},
-    "_flower": set(), "kernels": LOW - {"options"}, "models": LOW, "data": LOW,
-    "strategies": LOW | {"kernels", "_flower"}, "clients": LOW | {"kernels", "models", "data"},
-    "grids": {"_flower", "errors"}, "ledger": {"_flower"},
-    "rounds": {"errors", "kernels", "ledger", "strategies"}, "runs": {"errors"},
-    "report": {"errors", "runs", "settings", "kernels", "clients", "models", "strategies", "data", "rng", "_flower", "testing"},
-}  # fmt: skip
+    "errors": set(),
+    "rng": set(),
+    "options": set(),
+    "until": {"errors"},
+    "plugins": {"errors"},
+    "settings": {"errors"},
+    "_flower": set(),
+    "kernels": LOW - {"options"},
+    "models": LOW,
+    "data": LOW,
+    "strategies": LOW | {"kernels", "_flower"},
+    "clients": LOW | {"kernels", "models", "data"},
+    "grids": {"_flower", "errors"},
+    "ledger": {"_flower"},
+    "rounds": {"errors", "kernels", "ledger", "strategies"},
+    "runs": {"errors"},
+    "report": {
+        "errors",
+        "runs",
+        "settings",
+        "kernels",
+        "clients",
+        "models",
+        "strategies",
+        "data",
+        "rng",
+        "_flower",
+        "testing",
+    },
+}
 HEAVY = {
     "runs": {"torch", "flwr"},
     "report": {"torch"},

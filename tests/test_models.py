@@ -15,8 +15,12 @@ def blueprint(name: str, shape: tuple[int, ...] = (1, 28, 28), **options: object
 
 @pytest.mark.parametrize(
     ("name", "weights", "voted"),
-    [("lenet5", 61_706, 150 + 2_400 + 48_000 + 10_080), ("fedvote_lenet5", 1_657_632 + 5_130, 1_657_632), ("mlp", 784 * 128 + 128 * 64 + 650, 784 * 128 + 128 * 64)],
-)  # fmt: skip
+    [
+        ("lenet5", 61_706, 150 + 2_400 + 48_000 + 10_080),
+        ("fedvote_lenet5", 1_657_632 + 5_130, 1_657_632),
+        ("mlp", 784 * 128 + 128 * 64 + 650, 784 * 128 + 128 * 64),
+    ],
+)
 def test_sizes(name: str, weights: int, voted: int) -> None:
     drawn = blueprint(name).initial_weights()
     assert sum(x.size for x in drawn.values()) == weights
@@ -62,7 +66,7 @@ def test_frozen_weights_get_no_gradient() -> None:
 def test_initial_weights_are_keyed_he_normal() -> None:
     drawn = blueprint("lenet5").initial_weights()
     assert all((drawn[n] == x).all() for n, x in blueprint("lenet5").initial_weights().items())
-    for name, x in drawn.items():
+    for x in drawn.values():
         if x.ndim == 1:
             assert not x.any()
         else:
@@ -79,11 +83,14 @@ def test_evaluation_joins_a_last_batch_of_one() -> None:
     assert 0 <= accuracy <= 1
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [
-    (lambda: Sgd(0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
-    (lambda: Sgd(0.1, 0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
-    (lambda: Adam(0.05), lambda p: torch.optim.Adam(p, lr=0.05)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (lambda: Sgd(0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+        (lambda: Sgd(0.1, 0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
+        (lambda: Adam(0.05), lambda p: torch.optim.Adam(p, lr=0.05)),
+    ],
+)
 def test_optimizers_equal_torch(ours, theirs) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(1)
     w = torch.randn(50)

@@ -99,7 +99,7 @@ def test_a_rejected_reply_changes_nothing() -> None:
 def test_nan_in_an_update() -> None:
     """Training that diverges is said as such, and stops the run."""
     s = simulation(strategy="fedavg", **{"client.lr": 1e25, "model.norm": "none"})
-    with pytest.raises(FedqError, match="client 0 failed in round .*NaN or infinite values") as error:
+    with pytest.raises(FedqError, match=r"client 0 failed in round .*NaN or infinite values") as error:
         list(s.rounds(s.initial, 1, 3))
     assert error.value.exit_code == 5
 

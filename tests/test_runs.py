@@ -41,7 +41,8 @@ def test_a_finished_run_has_everything(straight: Run) -> None:
 
 
 def test_metrics_have_the_promised_keys(straight: Run) -> None:
-    promised = "round accuracy deployed_accuracy loss train_loss up_bytes down_bytes wire_up_bytes wire_down_bytes clients failed rejected epsilon seconds"  # fmt: skip
+    promised = """round accuracy deployed_accuracy loss train_loss up_bytes down_bytes wire_up_bytes wire_down_bytes
+        clients failed rejected epsilon seconds"""
     for line in straight.records():
         assert set(promised.split()) <= set(line)
 

@@ -6,11 +6,22 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 SECTION = {
-    "strategy": "strategy.name", "codec": "codec", "data": "data.name", "data_dir": "data.dir",
-    "model": "model.name", "clients": "clients", "per_round": "per_round", "rounds": "rounds",
-    "local_steps": "client.local_steps", "batch_size": "client.batch_size", "lr": "client.lr",
-    "partition": "data.partition", "seed": "seed", "tolerate": "tolerate", "workers": "workers",
-}  # fmt: skip
+    "strategy": "strategy.name",
+    "codec": "codec",
+    "data": "data.name",
+    "data_dir": "data.dir",
+    "model": "model.name",
+    "clients": "clients",
+    "per_round": "per_round",
+    "rounds": "rounds",
+    "local_steps": "client.local_steps",
+    "batch_size": "client.batch_size",
+    "lr": "client.lr",
+    "partition": "data.partition",
+    "seed": "seed",
+    "tolerate": "tolerate",
+    "workers": "workers",
+}
 
 
 def simulate(
@@ -30,7 +41,7 @@ def simulate(
     local_steps: Annotated[int | None, Option(help="Minibatch steps of a client in a round.")] = None,
     batch_size: Annotated[int | None, Option(help="Examples in a minibatch.")] = None,
     lr: Annotated[float | None, Option(help="Learning rate.")] = None,
-    partition: Annotated[str | None, Option(help="iid, dirichlet:ALPHA or pathological:N.")] = None,
+    partition: Annotated[str | None, Option(help="iid or dirichlet:ALPHA.")] = None,
     seed: Annotated[int | None, Option(help="Every random choice follows from it.")] = None,
     set_: Annotated[list[str] | None, Option("--set", metavar="K=V", help="Any other key; may be repeated.")] = None,
     until: Annotated[str | None, Option(help="Stop early: accuracy=0.9 or up=10MB.")] = None,

@@ -26,12 +26,20 @@ def load(name: str, folder: str, *, holdout: float, seed: int) -> Dataset:
     permutation keyed with `seed`. FedqError FQ101, FQ201 or FQ202 if there is no such data or it cannot be used.
     """
     if folder and not Path(folder).expanduser().is_dir():
-        raise FedqError("FQ201", f"there is no folder `{folder}`", where=f"--data-dir {folder}",
-                        hint="a folder in the hub's layout holds parquet files or images, and usually a README.md")  # fmt: skip
+        raise FedqError(
+            "FQ201",
+            f"there is no folder `{folder}`",
+            where=f"--data-dir {folder}",
+            hint="a folder in the hub's layout holds parquet files or images, and usually a README.md",
+        )
     if name not in names("data set", DATA):
         if not folder and "/" not in name:
-            raise FedqError("FQ101", f"unknown data set `{name}`", where=f"--data {name}",
-                            hint=f"{nearest(name, DATA)}; data sets of the hub are written owner/name")  # fmt: skip
+            raise FedqError(
+                "FQ101",
+                f"unknown data set `{name}`",
+                where=f"--data {name}",
+                hint=f"{nearest(name, DATA)}; data sets of the hub are written owner/name",
+            )
         from fedq.data import hub
 
         return hub.load(name, name, folder, holdout=holdout, seed=seed)

@@ -37,7 +37,7 @@ def _read(path: str, folder: str) -> Any:
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(folder or path)
-    except Exception as error:  # noqa: BLE001 - the library raises every kind, network errors included
+    except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FedqError(
             "FQ202" if folder else "FQ201",
@@ -73,7 +73,10 @@ def _decode(name: str, split: Any, image: str, label: str) -> Examples:
         pictures = [np.asarray(picture) for picture in split[image]]
         x = np.stack(pictures).astype(np.uint8, copy=False)
     except Exception as error:
-        raise FedqError("FQ202", f"the images of `{name}` cannot be stacked: {error}",
-                        hint="all images must decode, and have one size and one number of channels") from error  # fmt: skip
+        raise FedqError(
+            "FQ202",
+            f"the images of `{name}` cannot be stacked: {error}",
+            hint="all images must decode, and have one size and one number of channels",
+        ) from error
     channels_first = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
     return Examples(np.ascontiguousarray(channels_first), np.asarray(split[label], np.int64))

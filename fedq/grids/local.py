@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
 from typing import final
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
@@ -104,7 +104,7 @@ class LocalGrid(Grid):
 
     def _play(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
-        config = {"partition-id": node - 1, "num-partitions": self._clients}
+        config: UserConfig = {"partition-id": node - 1, "num-partitions": self._clients}
         context = self._contexts.get(node) or Context(SIMULATED_RUN, node, config, RecordDict(), {})
         try:
             reply = self._app(isolated(message), context)

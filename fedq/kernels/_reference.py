@@ -5,7 +5,8 @@ Conventions (docs/kernels.md):
 - Bits are LSB first: coordinate `i` is bit `i & 7` of byte `i >> 3`. Padding bits are zero.
 - Ternary planes: `pos` and `neg`, disjoint. Base 3: digit `t + 1`; blocks of 320 trits are planar in 64 bytes (byte
   `j` holds trits `j, j + 64, ..., j + 256`, weights 1, 3, 9, 27, 81), the tail puts five neighbours in a byte.
-- Random bits: Philox4x32-10 (Salmon et al. 2011), key = 64-bit seed, counter = (64-bit block, 63-bit stream). Coordinate
+- Random bits: Philox4x32-10 (Salmon et al. 2011), key = 64-bit seed, counter = (64-bit block, 63-bit stream).
+Coordinate
   `i` takes 16 bits: block `16 * (i >> 7) + (i & 15)`, word `(i & 127) >> 5`, half `(i >> 4) & 1` (0 is the low half).
 - Bernoulli(p), exact to 2^-40: `t = trunc(65536 p)`; 1 if `r < t`, or if `r == t` and the next 24 bits are below
   `trunc(2^24 (65536 p - t))`; those 24 bits are the first word `>> 8` at block `i` of the stream with bit 63 set.
@@ -13,12 +14,16 @@ Conventions (docs/kernels.md):
 All float arithmetic is float32, one rounded operation at a time (no fused multiply-add).
 """
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fedq.rng import Key
 
-U8, U32, F32 = NDArray[np.uint8], NDArray[np.uint32], NDArray[np.float32]
+U8: TypeAlias = NDArray[np.uint8]
+U32: TypeAlias = NDArray[np.uint32]
+F32: TypeAlias = NDArray[np.float32]
 
 CHUNK = 1 << 16  # coordinates drawn at a time: keeps the temporaries in cache; a multiple of 128
 BUCKET = 4096  # QSGD: weights that share one scale
@@ -51,8 +56,8 @@ def philox4x32(block: NDArray[np.uint64], stream: int, seed: int) -> U32:
 
 def random16(start: int, n: int, key: Key) -> NDArray[np.uint32]:
     """The 16 random bits of coordinates `start ... start + n - 1`; `start` is a multiple of 128."""
-    tiles = np.arange(start >> 7, (start + n + 127) >> 7, dtype=np.uint64)
-    block = (tiles[:, None] * np.uint64(16) + np.arange(16, dtype=np.uint64)).ravel()
+    tiles: NDArray[np.uint64] = np.arange(start >> 7, (start + n + 127) >> 7, dtype=np.uint64)
+    block = (tiles[:, None] * np.uint64(16) + np.arange(16, dtype=np.uint64)).ravel().astype(np.uint64, copy=False)
     words = philox4x32(block, key.stream, key.seed).reshape(len(tiles), 16, 4).transpose(0, 2, 1)
     return np.stack([words & 0xFFFF, words >> 16], axis=2).reshape(-1)[:n]  # [tile, word, half, block]
 
@@ -142,8 +147,8 @@ def unpack_base3(packed: U8, d: int) -> tuple[U8, bool]:
 def qsgd_encode(x: F32, bits: int, key: Key) -> tuple[U8, F32]:
     """[d] -> codes of 2, 4 or 8 bits (LSB first, offset by the number of levels) and one scale a bucket of 4096.
 
-    With L = 2^(bits - 1) - 1 levels and the bucket's largest magnitude s, x is rounded to a neighbouring multiple of s / L,
-    up or down at random, unbiased (Alistarh et al. 2017, section 3.1, with the maximum in place of the 2-norm).
+    With L = 2^(bits - 1) - 1 levels and the bucket's largest magnitude s, x is rounded to a neighbouring multiple of
+    s / L, up or down at random, unbiased (Alistarh et al. 2017, section 3.1, with the maximum in place of the 2-norm).
     """
     d, levels = x.shape[0], np.float32(2 ** (bits - 1) - 1)
     starts = np.arange(0, d, BUCKET)
@@ -179,4 +184,5 @@ def _pack_codes(codes: U8, bits: int) -> U8:
     padded = np.zeros(-(-len(codes) // each) * each, dtype=np.uint8)
     padded[: len(codes)] = codes
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return np.bitwise_or.reduce(padded.reshape(-1, each) << shifts, axis=1)
+    packed: U8 = np.bitwise_or.reduce(padded.reshape(-1, each) << shifts, axis=1)
+    return packed

@@ -8,7 +8,7 @@ are never averaged by accident.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from math import prod
-from typing import Any, Protocol, final
+from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 from flwr.app import Array
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fedq.errors import FedqError
 from fedq.rng import Key
 
-F32 = NDArray[np.float32]
+F32: TypeAlias = NDArray[np.float32]
 
 
 class Accumulator(Protocol):

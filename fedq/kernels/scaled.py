@@ -27,10 +27,10 @@ class Scaled(PackedCodec):
     def pack(self, x: F32, key: Key) -> bytes:
         """The scale, then the inner bytes."""
         magnitude = np.abs(x)
-        scale = (magnitude.max(initial=0) if self.unbiased else magnitude.mean()) if x.size else 0
-        scale = np.float32(scale)
+        largest = magnitude.max(initial=0) if self.unbiased or not x.size else magnitude.mean()
+        scale = np.float32(largest)
         unit = np.clip(x / scale, -1, 1) if scale > np.finfo(np.float32).tiny else np.zeros_like(x)
-        return scale.astype("<f4").tobytes() + self._inner.pack(unit, key)
+        return np.array(scale, "<f4").tobytes() + self._inner.pack(unit, key)
 
     def unpack(self, data: bytes, d: int) -> F32:
         """Inner values times the scale."""

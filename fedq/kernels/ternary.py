@@ -11,7 +11,7 @@ from fedq.rng import Key
 
 
 class _Ternary(PackedCodec):
-    """sign(x) with probability |x|, else 0, so E = x for x in [-1, 1] (FedVote, F5). The leaves differ in format only."""
+    """sign(x) with probability |x|, else 0, so E = x for x in [-1, 1] (FedVote, F5); leaves differ in format only."""
 
     unit = True
 

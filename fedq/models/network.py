@@ -38,9 +38,11 @@ class Blueprint:
                 built: nn.Module = model(self.model)(self.shape, self.classes, self.options)
         except (ValueError, RuntimeError) as error:
             raise FedqError(
-                "FQ105", f"model `{self.model}` cannot take examples of shape {self.shape}: {error}",
+                "FQ105",
+                f"model `{self.model}` cannot take examples of shape {self.shape}: {error}",
+                where=f"--model {self.model}",
                 hint="choose another --model; `mlp` takes any shape",
-            ) from error  # fmt: skip
+            ) from error
         built.to_empty(device="cpu")
         for part in built.modules():
             getattr(part, "reset_running_stats", lambda: None)()
@@ -77,7 +79,7 @@ class Network:
         self._trained = [parameters[name] for name in names]
         self._sizes = [p.numel() for p in self._trained]
         self._flat = torch.cat([p.detach().reshape(-1) for p in self._trained])
-        for p, view in zip(self._trained, self._flat.split(self._sizes), strict=True):
+        for p, view in zip(self._trained, torch.split(self._flat, self._sizes), strict=True):
             p.data = view.view_as(p)
 
     def flatten(self, weights: Weights) -> Tensor:
@@ -86,11 +88,11 @@ class Network:
 
     def unflatten(self, w_D: Tensor) -> dict[str, NDArray[np.float32]]:
         """A flat [D] tensor -> named arrays, views of it."""
-        parts = w_D.split(self._sizes)
+        parts = torch.split(w_D, self._sizes)
         return {n: p.view(s).numpy() for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
 
     def gradient(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy of each client's batch at its weights, and the gradient: [K] and [K, D], here with K = 1."""
+        """Mean cross-entropy [K] of each client's batch at its weights, and the gradient [K, D]; here K = 1."""
         assert w_KD.shape[0] == 1, "a loop trains one client at a time"
         self._flat.copy_(w_KD[0])
         loss = functional.cross_entropy(self._module(x_KB[0]), y_KB[0])
@@ -102,8 +104,8 @@ class Network:
         """Mean cross-entropy and accuracy over examples [N, ...], in unshuffled batches of `batch`."""
         self._flat.copy_(w_D)
         self._module.eval()
-        loss, correct = 0.0, 0
-        for x_B, y_B in zip(x.split(_sizes(len(y), batch)), y.split(_sizes(len(y), batch)), strict=True):
+        loss, correct, sizes = 0.0, 0, _sizes(len(y), batch)
+        for x_B, y_B in zip(torch.split(x, sizes), torch.split(y, sizes), strict=True):
             logits = self._module(x_B)
             loss += float(functional.cross_entropy(logits, y_B, reduction="sum"))
             correct += int((logits.argmax(1) == y_B).sum())

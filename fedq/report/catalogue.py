@@ -29,7 +29,7 @@ def table(rows: Rows) -> str:
 
 
 def page(name: str) -> dict[str, Any]:
-    """One strategy, client, model or codec: what it is, its settings and defaults. FedqError FQ101 if nothing has that name."""
+    """What one strategy, client, model or codec is, with settings and defaults; FedqError FQ101 if there is none."""
     for kind, (registry, find) in _registries().items():
         if name in registry:
             found = find(name)
@@ -79,7 +79,8 @@ def run_page(run: Run) -> str:
     """A run: its state, settings, last rounds and totals."""
     totals, about, lines = run.totals(), run.about, run.records()
     head = f"{run.path}   {about.get('status', 'unknown')}   {totals['rounds']} of {run.config['rounds']} rounds"
-    sums = f"up {size(totals['up_bytes'] or 0)}   down {size(totals['down_bytes'] or 0)}   {duration(totals['seconds'] or 0)}"
+    up, down = size(totals["up_bytes"] or 0), size(totals["down_bytes"] or 0)
+    sums = f"up {up}   down {down}   {duration(totals['seconds'] or 0)}"
     facts = [
         f"{k:<10} {v}"
         for k, v in (
@@ -142,10 +143,15 @@ def _runs() -> Rows:
     for file in sorted(Path("runs").glob("**/run.toml")):
         run = open_run(file.parent)
         totals = run.totals()
-        rows.append({
-            "run": str(run.path), "status": str(totals["status"]), "rounds": f"{totals['rounds']}/{run.config['rounds']}",
-            "accuracy": share(totals.get("accuracy")), "up": size(totals["up_bytes"] or 0),
-        })  # fmt: skip
+        rows.append(
+            {
+                "run": str(run.path),
+                "status": str(totals["status"]),
+                "rounds": f"{totals['rounds']}/{run.config['rounds']}",
+                "accuracy": share(totals.get("accuracy")),
+                "up": size(totals["up_bytes"] or 0),
+            }
+        )
     return rows
 
 

@@ -89,13 +89,19 @@ class Comparison:
         for group in self.groups:
             curve, (accuracy, spread) = group.mean, group.final
             at = curve.first(self.target)
-            rows.append({
-                "run": group.label, "seeds": len(group.curves), "accuracy": accuracy, "accuracy_std": spread,
-                "deployed_accuracy": None if curve.deployed is None else float(curve.deployed[-1]),
-                "rounds": int(curve.rounds[-1]), "up_bytes": float(curve.up_bytes[-1]),
-                "rounds_to_target": None if at is None else int(curve.rounds[at]),
-                "up_bytes_to_target": None if at is None else float(curve.up_bytes[at]),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "run": group.label,
+                    "seeds": len(group.curves),
+                    "accuracy": accuracy,
+                    "accuracy_std": spread,
+                    "deployed_accuracy": None if curve.deployed is None else float(curve.deployed[-1]),
+                    "rounds": int(curve.rounds[-1]),
+                    "up_bytes": float(curve.up_bytes[-1]),
+                    "rounds_to_target": None if at is None else int(curve.rounds[at]),
+                    "up_bytes_to_target": None if at is None else float(curve.up_bytes[at]),
+                }
+            )
         return rows
 
     def table(self) -> str:
@@ -103,17 +109,20 @@ class Comparison:
         rows = self.rows()
         most = max((r["up_bytes_to_target"] or 0 for r in rows), default=0)
         goal = f"{self.target:.2f}"
-        return table([
-            {
-                "run": r["run"], "seeds": str(r["seeds"]),
-                "accuracy": share(r["accuracy"]) + (f" +- {r['accuracy_std']:.4f}" if r["seeds"] > 1 else ""),
-                "deployed": share(r["deployed_accuracy"]),
-                f"up to {goal}": size(r["up_bytes_to_target"]) if r["up_bytes_to_target"] else "not reached",
-                f"rounds to {goal}": str(r["rounds_to_target"] or "-"),
-                "of the most": f"{r['up_bytes_to_target'] / most:.1%}" if r["up_bytes_to_target"] else "-",
-            }
-            for r in rows
-        ])  # fmt: skip
+        return table(
+            [
+                {
+                    "run": r["run"],
+                    "seeds": str(r["seeds"]),
+                    "accuracy": share(r["accuracy"]) + (f" +- {r['accuracy_std']:.4f}" if r["seeds"] > 1 else ""),
+                    "deployed": share(r["deployed_accuracy"]),
+                    f"up to {goal}": size(r["up_bytes_to_target"]) if r["up_bytes_to_target"] else "not reached",
+                    f"rounds to {goal}": str(r["rounds_to_target"] or "-"),
+                    "of the most": f"{r['up_bytes_to_target'] / most:.1%}" if r["up_bytes_to_target"] else "-",
+                }
+                for r in rows
+            ]
+        )
 
     def write_csv(self, path: Path) -> Path:
         """The rows as CSV."""

@@ -26,7 +26,8 @@ def headline() -> str:
         except PackageNotFoundError:
             found[name] = "missing"
     versions = "   ".join(f"{k} {v}" for k, v in found.items())
-    return f"fedq {version('fedq')}   {versions}   {platform.system().lower()} {platform.machine()}, {os.cpu_count()} cores"
+    machine = f"{platform.system().lower()} {platform.machine()}, {os.cpu_count()} cores"
+    return f"fedq {version('fedq')}   {versions}   {machine}"
 
 
 def checks() -> list[Check]:

@@ -12,11 +12,18 @@ from fedq.report.comparison import Comparison, Group
 from fedq.report.units import size
 
 COLOURS = ("#0b6e99", "#d1600f", "#3a7d2c", "#8c4fa3", "#b02a4c", "#6b6b00", "#4b5a6a", "#a0522d")
-STYLE: dict[str, Any] = {
-    "svg.hashsalt": "fedq", "svg.fonttype": "none", "font.size": 11, "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"], "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.alpha": 0.25, "axes.axisbelow": True,
-}  # fmt: skip
+STYLE: Any = {
+    "svg.hashsalt": "fedq",
+    "svg.fonttype": "none",
+    "font.size": 11,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+}
 
 
 def accuracy_against_bytes(comparison: Comparison, out: Path) -> list[Path]:
@@ -59,8 +66,15 @@ def _goal(axes: Any, comparison: Comparison) -> None:
         axes.annotate("", xy=ends[0], xytext=ends[1], arrowprops={"arrowstyle": "<->", "color": "#444444"})
         middle = float(np.sqrt(min(costs) * max(costs)))
         text = f"{max(costs) / min(costs):.0f}x fewer bytes to {comparison.target:.0%}"
-        axes.annotate(text, (middle, comparison.target), xytext=(0, -14), textcoords="offset points", ha="center",
-                      color="#444444", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85})  # fmt: skip
+        axes.annotate(
+            text,
+            (middle, comparison.target),
+            xytext=(0, -14),
+            textcoords="offset points",
+            ha="center",
+            color="#444444",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85},
+        )
 
 
 def _claim(comparison: Comparison) -> str:

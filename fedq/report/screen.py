@@ -41,11 +41,14 @@ def plan(simulation: Any, where: str = "") -> str:
     o, shapes = config.client.options, {n: x.shape for n, x in simulation.initial.items()}
     sent = sum(prod(s) for s in shapes.values())
     still = sum(x.size for x in simulation.drawn.values()) - sent
-    up, down = (sum(c.nbytes(prod(s)) for s in shapes.values())
-                for c in (simulation.strategy.codec, simulation.strategy.setup.downlink))  # fmt: skip
+    up, down = (
+        sum(c.nbytes(prod(s)) for s in shapes.values())
+        for c in (simulation.strategy.codec, simulation.strategy.setup.downlink)
+    )
     total = config.per_round * top.rounds
     rows = {
-        "clients": f"{config.per_round} of {top.clients} a round, {o.local_steps} steps of {o.batch_size}, {top.data.partition}",
+        "clients": f"{config.per_round} of {top.clients} a round, {o.local_steps} steps of {o.batch_size}, "
+        f"{top.data.partition}",
         "model": f"{config.model.name}: {sent:,} weights sent" + (f", {still:,} never" if still else ""),
         "uplink": f"{size(up)} a client ({top.codec})"
         + (f", float32 would be {size(4 * sent)}" if up < 4 * sent else ""),

@@ -1,7 +1,7 @@
 """How the server chooses clients and combines their replies.
 
-To add a strategy: write it in a file of its own, add one line to `STRATEGIES`; `fedq.testing.check_strategy` then holds it
-to the contract. Other packages register theirs under the entry-point group `fedq.strategies`.
+To add a strategy: write it in a file of its own, add one line to `STRATEGIES`; `fedq.testing.check_strategy` then
+holds it to the contract. Other packages register theirs under the entry-point group `fedq.strategies`.
 """
 
 from fedq.plugins import find

@@ -46,7 +46,7 @@ class PackedStrategy(Strategy, ABC):
     class Options(Options):
         """`[strategy]` keys."""
 
-    def __init__(self, setup: Setup, options: Options) -> None:
+    def __init__(self, setup: Setup, options: Any) -> None:
         self.setup, self.options = setup, options
         self.codec = setup.codec
         self._global: Arrays = {}

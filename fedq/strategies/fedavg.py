@@ -1,11 +1,12 @@
 """Federated averaging behind any codec (McMahan et al. 2017, arXiv 1602.05629), and FedPAQ (arXiv 1909.13014).
 
-The next model is the mean of the clients' models weighted by their examples. Clients send their weights, or, better for lossy
-codecs, their updates, which are averaged and added. FedPAQ is the case of QSGD-quantized updates with equal weights.
+The next model is the mean of the clients' models weighted by their examples. Clients send their weights, or, better
+for lossy codecs, their updates, which are averaged and added. FedPAQ is the case of QSGD-quantized updates with equal
+weights.
 """
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 from pydantic import Field
@@ -18,7 +19,7 @@ from fedq.strategies.base import Fold, PackedStrategy, Setup, examples, good
 class FedAvg(PackedStrategy):
     """w <- sum_k (n_k / n) w_k, or w <- w + sum_k (n_k / n) (w_k - w)."""
 
-    defaults = {"codec": "float32"}
+    defaults: ClassVar[Mapping[str, Any]] = {"codec": "float32"}
 
     class Options(Options):
         """`[strategy]` keys of `fedavg`."""
@@ -26,7 +27,7 @@ class FedAvg(PackedStrategy):
         sends: Literal["updates", "weights"] = Field("updates", description="what clients send")
         weighting: Literal["examples", "uniform"] = Field("examples", description="weight of each client in the mean")
 
-    def __init__(self, setup: Setup, options: Options) -> None:
+    def __init__(self, setup: Setup, options: Any) -> None:
         super().__init__(setup, options)
         self.codec = real(setup)
         self.sends = options.sends
@@ -50,7 +51,7 @@ class FedAvg(PackedStrategy):
 class FedPaq(FedAvg):
     """Periodic averaging of quantized updates (Reisizadeh et al. 2020, algorithm 1): every client counts the same."""
 
-    defaults: Any = {"codec": "qsgd2", "strategy": {"weighting": "uniform"}}
+    defaults: ClassVar[Mapping[str, Any]] = {"codec": "qsgd2", "strategy": {"weighting": "uniform"}}
 
 
 def real(setup: Setup) -> Any:

@@ -1,14 +1,14 @@
 """Flower's own aggregation strategies behind any codec.
 
-Each is wrapped, never overridden: it sees decoded float32 replies holding the clients' weights, as in plain Flower, and its
-settings are those of its constructor. Sampling and packing are ours. Order statistics (Krum, medians, Bulyan)
+Each is wrapped, never overridden: it sees decoded float32 replies holding the clients' weights, as in plain Flower,
+and its settings are those of its constructor. Sampling and packing are ours. Order statistics (Krum, medians, Bulyan)
 need all replies at once, so here, and only here, the server holds K decoded models.
 """
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Literal, cast, final
+from typing import Any, ClassVar, Literal, cast, final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -39,7 +39,7 @@ class Flower(PackedStrategy):
     """A Flower strategy `inner` on a packed wire."""
 
     inner: type[flwr.FedAvg]
-    defaults = {"codec": "float32"}
+    defaults: ClassVar[Mapping[str, Any]] = {"codec": "float32"}
 
     def __init__(self, setup: Setup, options: Any) -> None:
         super().__init__(setup, options)
@@ -73,8 +73,11 @@ class Flower(PackedStrategy):
         try:
             arrays, metrics = self._inner.aggregate_train(server_round, decoded)
         except (ValueError, IndexError) as error:
-            raise FedqError("FQ304", f"Flower's {self.inner.__name__} cannot combine {len(decoded)} replies: {error}",
-                            hint="check its settings against --per-round") from error  # fmt: skip
+            raise FedqError(
+                "FQ304",
+                f"Flower's {self.inner.__name__} cannot combine {len(decoded)} replies: {error}",
+                hint="check its settings against --per-round",
+            ) from error
         if arrays is None:
             return None, metrics
         return records.to_record({n: a.numpy().astype(np.float32, copy=False) for n, a in arrays.items()}), metrics
@@ -104,7 +107,7 @@ def behind_codec(inner: type[flwr.FedAvg]) -> type[Flower]:
         for name, p in inspect.signature(inner).parameters.items()
         if not name.startswith(OURS) and isinstance(p.default, bool | int | float)
     }
-    sends = (Literal["updates", "weights"], Field("updates", description="what clients send"))
+    sends: Any = (Literal["updates", "weights"], Field("updates", description="what clients send"))
     options = create_model(f"{inner.__name__}Options", __base__=Options, sends=sends, **fields)
     doc = f"Flower's {inner.__name__} behind any codec."
     return final(type(inner.__name__, (Flower,), {"inner": inner, "Options": options, "__doc__": doc}))

@@ -20,10 +20,13 @@ unit_arrays = hnp.arrays(np.float32, st.integers(0, 700), elements=st.floats(-1,
     [  # Random123's known answers for philox4x32-10
         ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
         ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-        ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
-         (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
     ],
-)  # fmt: skip
+)
 def test_philox_known_answers(counter: tuple[int, ...], seed: tuple[int, int], words: tuple[int, ...]) -> None:
     block = np.array([counter[1] << 32 | counter[0]], np.uint64)
     got = kernels.philox4x32(block, counter[3] << 32 | counter[2], seed[1] << 32 | seed[0])
@@ -61,7 +64,7 @@ def test_bits_are_lsb_first() -> None:
 
 
 def test_base3_layout() -> None:
-    """320 trits planar: byte j holds trits j, j + 64, ... with weights 1, 3, 9, 27, 81; the tail is five neighbours a byte."""
+    """320 trits planar: byte j holds trits j, j + 64, ..., weights 1, 3, 9, 27, 81; in the tail five neighbours."""
     trits = rng(0, "trits").integers(-1, 2, 327)
     planes = np.stack([kernels.pack_bits(trits == 1), kernels.pack_bits(trits == -1)])
     wire = kernels.pack_base3(planes, 327)
@@ -134,11 +137,15 @@ def test_padding_and_impossible_codes_are_refused() -> None:
     from flwr.app import Array
 
     bad = {
-        "binary": bytes([0xFF]), "ternary": bytes([1, 1]), "ternary_base3": bytes([243]),
-        "qsgd2": bytes([0b11]) + np.float32(1).tobytes(), "qsgd4": bytes([0x0F]) + np.float32(1).tobytes(),
-        "qsgd8": bytes([255]) + np.float32(1).tobytes(), "float32": np.float32(np.nan).tobytes(),
+        "binary": bytes([0xFF]),
+        "ternary": bytes([1, 1]),
+        "ternary_base3": bytes([243]),
+        "qsgd2": bytes([0b11]) + np.float32(1).tobytes(),
+        "qsgd4": bytes([0x0F]) + np.float32(1).tobytes(),
+        "qsgd8": bytes([255]) + np.float32(1).tobytes(),
+        "float32": np.float32(np.nan).tobytes(),
         "float16": np.float16(np.inf).tobytes(),
-    }  # fmt: skip
+    }
     for name, data in bad.items():
         with pytest.raises(FedqError) as refused:
             CODECS[name].decode(Array("float32", (1,), f"fedq.{name}", data))
@@ -159,7 +166,7 @@ def test_any_bytes_decode_or_are_refused(name: str, d: int, data: bytes, dtype: 
     try:
         y = records.decode(Array(dtype, (d,), f"fedq.{name}", data))
     except FedqError as error:
-        assert error.code == "FQ302"  # noqa: PT017
+        assert error.code == "FQ302"
     else:
         assert y.shape == (d,)
         assert np.isfinite(y).all()
