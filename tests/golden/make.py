@@ -2,9 +2,11 @@
 
 import json
 import platform
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fedq.config import make_config
@@ -19,8 +21,12 @@ SETTINGS: dict[str, Any] = {
 
 def machine() -> str:
     """What bits depend on."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    return f"{cpu.split(':')[-1].strip()}, {platform.machine()}, torch {torch.__version__}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
+    told = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    kind = " ".join(told.get(k, "") for k in ("cpu family", "model", "flags"))
+    name, digest = told.get("model name", "unknown"), sha256(kind.encode()).hexdigest()[:12]
+    return f"{name} ({digest}), {platform.machine()}, torch {torch.__version__}, numpy {np.__version__}"
 
 
 def curve(name: str) -> dict[str, Any]:
