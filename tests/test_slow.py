@@ -41,9 +41,9 @@ def wait_for_round(folder: Path, round_: int) -> Path:
     for _ in range(3000):
         for run in (folder / "runs").glob("*"):
             metrics = run / "metrics.jsonl"
-            if (run / "checkpoints").is_dir() and list((run / "checkpoints").glob("round_*.npz")):
-                if round_ == 0 or (metrics.exists() and metrics.read_text().count("\n") >= round_):
-                    return run
+            begun = list((run / "checkpoints").glob("round_*.npz"))
+            if begun and (round_ == 0 or (metrics.exists() and metrics.read_text().count("\n") >= round_)):
+                return run
         time.sleep(0.01)
     raise AssertionError("the run did not begin")
 
@@ -125,7 +125,8 @@ def test_a_run_in_use(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_fedvote_on_digits(seed: int, tmp_path: Path) -> None:
     """The main job: soft accuracy >= 0.93, deployed >= 0.89, one bit a voted weight."""
-    flags = "--strategy fedvote --data digits --clients 20 --rounds 20 --local-steps 20 --batch-size 32".split()
+    sizes = ["--clients", "20", "--rounds", "20", "--local-steps", "20", "--batch-size", "32"]
+    flags = ["--strategy", "fedvote", "--data", "digits", *sizes]
     totals = simulate(tmp_path, *flags, "--partition", "dirichlet:0.5", "--seed", str(seed))
     assert totals["accuracy"] >= 0.93
     assert totals["deployed_accuracy"] >= 0.89

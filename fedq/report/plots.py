@@ -36,7 +36,7 @@ def accuracy_against_bytes(comparison: Comparison, out: Path) -> list[Path]:
         _goal(axes, comparison)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: size(n)))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_xlabel("uploaded by all clients together (measured payload bytes, log scale)")
         axes.set_ylabel("test accuracy")
         axes.set_title(_claim(comparison), loc="left", fontsize=12)

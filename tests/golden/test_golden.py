@@ -1,4 +1,4 @@
-"""Short training curves of every strategy against recorded ones: exactly on the machine that recorded them, else closely.
+"""Short curves of every strategy against recorded ones, exactly on the machine that recorded them, or closely.
 
 On another machine float sums differ in their last bits, and a stochastic codec may then round a few weights the other
 way, so accuracies of 359 test images may move by a few images.
