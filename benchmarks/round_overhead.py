@@ -3,8 +3,8 @@
     python benchmarks/round_overhead.py [--repeats 3] [--clients 4] [--steps 10]
 
 Contenders take turns; medians are printed. `bare` is the plain loop a person would write (a module whose forward takes
-tanh of latent parameters, torch.optim.Adam, no messages, no packing), with one torch thread and with all cores. The floor of a
-step is its multiplications over the machine's rate of single-precision matrix products, measured in the same run.
+tanh of latent parameters, torch.optim.Adam, no messages, no packing), with one torch thread and with all cores. The
+floor of a step is its multiplications over the machine's rate of float32 matrix products, measured in the same run.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def fedq_round(simulation: Simulation, steps: int, clients: int) -> float:
     """Seconds a step of a whole round: messages, decode, train, encode, check, fold; without evaluation."""
     arrays = records.to_record(simulation.initial)
     with one_torch_thread():
-        (record,) = rounds(simulation.strategy, simulation.grid, simulation.ledger, arrays, first=1, last=1)
+        (record,) = rounds(simulation.strategy, simulation.grid, arrays, first=1, last=1)
     return record.seconds / (clients * steps)
 
 

@@ -32,7 +32,7 @@ def main() -> None:
             for simulation, seconds in zip(built, times, strict=True):
                 s, arrays = simulation, records.to_record(simulation.initial)
                 with one_torch_thread():
-                    (record,) = rounds(s.strategy, s.grid, s.ledger, arrays, first=round_, last=round_)
+                    (record,) = rounds(s.strategy, s.grid, arrays, first=round_, last=round_)
                 seconds.append(record.seconds)
         one, many = (median(s) for s in times)
         weights = sum(x.size for x in built[0].initial.values())

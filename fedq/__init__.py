@@ -42,3 +42,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module `fedq` has no attribute `{name}`")
+
+
+def __dir__() -> list[str]:
+    return __all__

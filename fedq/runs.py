@@ -22,6 +22,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,9 @@ class Run:
     def __init__(self, path: Path, *, lock: bool) -> None:
         self.path = path
         self._lock: IO[str] | None = _locked(path) if lock else None
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {self.status}, {len(self.records())} rounds>"
 
     # --------------------------------------------------------------------------------------------- write
 
@@ -68,10 +72,17 @@ class Run:
         """Change keys of run.json."""
         _write(self.path / "run.json", json.dumps({**self.about, **values}, indent=2).encode() + b"\n")
 
+    def configure(self, toml: str, **about: Any) -> None:
+        """Replace run.toml, and change keys of run.json."""
+        _write(self.path / "run.toml", toml.encode())
+        self.update(**about)
+
     def append(self, metrics: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def checkpoint(self, round_: int, arrays: Arrays, state: Mapping[str, Any]) -> None:
         """Save the model and the strategy's state after a round; older checkpoints but one are removed."""
@@ -106,7 +117,10 @@ class Run:
     def about(self) -> dict[str, Any]:
         """run.json."""
         file = self.path / "run.json"
-        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        try:
+            found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        except ValueError as error:
+            raise _damaged(file, error) from error
         return found
 
     @property
@@ -116,11 +130,26 @@ class Run:
 
         return tomllib.loads((self.path / "run.toml").read_text())
 
+    @property
+    def status(self) -> str:
+        """running, done, failed, interrupted; or killed, where a running one's process is gone."""
+        status = str(self.about.get("status", "unknown"))
+        if status == "running" and self._lock is None:
+            try:
+                _locked(self.path, mark=False).close()
+            except FedqError:
+                return status
+            return "killed"
+        return status
+
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line torn by a crash is left out."""
         file = self.path / "metrics.jsonl"
         lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-        return [json.loads(line) for line in lines]
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise _damaged(file, error) from error
 
     @property
     def metrics(self) -> Any:
@@ -130,13 +159,31 @@ class Run:
         return pd.DataFrame(self.records())
 
     def latest(self) -> tuple[int, dict[str, NDArray[np.float32]], dict[str, Any]] | None:
-        """Round, model and strategy state of the last checkpoint; None if there is none."""
-        for file in reversed(self._checkpoints()):
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {k: stored[k] for k in stored.files}
-            state = _taken(json.loads(arrays.pop("state").tobytes()), arrays)
+        """Round, model and strategy state of the last whole checkpoint that all its lines precede; None without any.
+
+        FedqError FQ205 if there are checkpoints and none can be used.
+        """
+        files, lines, why = self._checkpoints(), len(self.records()), "metrics.jsonl is behind them"
+        for file in reversed(files):
+            round_ = int(file.stem.removeprefix("round_"))
+            if round_ > lines:
+                continue
+            try:
+                with np.load(file, allow_pickle=False) as stored:
+                    arrays = {k: stored[k] for k in stored.files}
+                state = _taken(json.loads(arrays.pop("state").tobytes()), arrays)
+            except (OSError, ValueError, KeyError, BadZipFile) as error:
+                why = f"{file.name}: {error}"
+                continue
             model = {k.removeprefix("model/"): x for k, x in arrays.items() if k.startswith("model/")}
-            return int(file.stem.removeprefix("round_")), model, state
+            return round_, model, state
+        if files:
+            raise FedqError(
+                "FQ205",
+                f"no checkpoint can be used: {why}",
+                where=str(self.path / "checkpoints"),
+                hint=f"start again: fedq simulate {self.path / 'run.toml'}",
+            )
         return None
 
     def totals(self) -> dict[str, Any]:
@@ -166,7 +213,7 @@ class Run:
             "rounds": len(lines),
             "clients": config["clients"],
             "per_round": config.get("per_round", config["clients"]),
-            "status": about.get("status"),
+            "status": self.status,
             "weights_sha256": about.get("weights_sha256"),
             "run_dir": str(self.path),
         }
@@ -206,6 +253,11 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def _damaged(file: Path, error: Exception) -> FedqError:
+    hint = f"start again: fedq simulate {file.parent / 'run.toml'}"
+    return FedqError("FQ203", f"{file.name} is damaged: {error}", where=str(file), hint=hint)
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -213,7 +265,7 @@ def _now() -> str:
 def _fresh(path: Path) -> Path:
     """`path`, or the first of path-2, path-3 ... that does not exist. FedqError FQ204 if `path` is being written."""
     if path.exists() and (path / "run.toml").exists():
-        _locked(path).close()
+        _locked(path, mark=False).close()
     number, fresh = 1, path
     while fresh.exists():
         number += 1
@@ -221,7 +273,7 @@ def _fresh(path: Path) -> Path:
     return fresh
 
 
-def _locked(path: Path) -> IO[str]:
+def _locked(path: Path, *, mark: bool = True) -> IO[str]:
     """An exclusive lock on a run directory; the system lets it go when the process ends, however it ends."""
     file = (path / "lock").open("a+", encoding="utf-8")
     try:
@@ -236,6 +288,8 @@ def _locked(path: Path) -> IO[str]:
             where=str(path),
             hint="wait for it to end, or change the seed or another setting",
         ) from None
+    if not mark:
+        return file
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
@@ -253,11 +307,14 @@ class _replacing:  # noqa: N801 - used as a function
         return self._file
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            self._temporary.replace(self._path)
+        try:
+            with self._file:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            if kind is None:
+                self._temporary.replace(self._path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -271,7 +328,11 @@ def _stowed(value: Any, stored: dict[str, Any]) -> Any:
         place = f"state/{len(stored)}"
         stored[place] = value
         return {"$array": place}
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, Mapping):
+        if not all(isinstance(k, str) for k in value):
+            raise TypeError("keys of a strategy's state must be strings: JSON has no others")
         return {k: _stowed(v, stored) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_stowed(v, stored) for v in value]

@@ -26,7 +26,8 @@ Settings: TypeAlias = Mapping[str, Setting]
 def read_toml(path: str | Path) -> dict[str, Setting]:
     """The settings of a TOML file, each with its line. FedqError FQ104 if it is not there or not TOML."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        file = Path(path) / "run.toml" if Path(path).is_dir() else Path(path)
+        text = file.read_text(encoding="utf-8-sig")
         values = flatten(tomllib.loads(text))
     except (OSError, UnicodeDecodeError) as error:
         raise FedqError(
@@ -54,7 +55,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def parse_set(texts: Iterable[str]) -> dict[str, Setting]:
     """`--set K=V` flags: V is read as TOML, and as a plain word where that fails."""
-    settings = {}
+    settings: dict[str, Setting] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not (equals and re.fullmatch(r"[\w.]+", key.strip())):
@@ -68,7 +69,7 @@ def parse_set(texts: Iterable[str]) -> dict[str, Setting]:
             parsed = tomllib.loads(f"v = {value}")["v"]
         except tomllib.TOMLDecodeError:
             parsed = value.strip()
-        settings[key.strip()] = Setting(parsed, f"--set {text}")
+        settings |= {k: Setting(v, f"--set {text}") for k, v in flatten({key.strip(): parsed}).items()}
     return settings
 
 
@@ -80,6 +81,12 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         inner = nested
         for table in tables:
             inner = inner.setdefault(table, {})
+            if not isinstance(inner, dict):
+                raise FedqError(
+                    "FQ102", f"`{table}` is a value, so there is no key `{key}`", where=f"{key} = {value!r}"
+                )
+        if isinstance(inner.get(last), dict):
+            raise FedqError("FQ102", f"`{key}` is a section, not a value", where=f"{key} = {value!r}")
         inner[last] = value
     return nested
 

@@ -7,6 +7,7 @@ Each check raises AssertionError with what was broken. They draw from fixed keys
 """
 
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from fedq.errors import FedqError
 from fedq.kernels import PackedCodec, records
 from fedq.rng import key, rng
+from fedq.strategies import STRATEGIES, PackedStrategy
 
 SIZES = (0, 1, 7, 8, 63, 320, 321, 1000, 4097)
 
@@ -75,11 +77,15 @@ def _check_malformed(c: PackedCodec, payload: Array) -> None:
             else:
                 raise AssertionError(f"{c.name}: a {what} payload passes {use.__name__}")
     random = rng(0, "mutate", c.name, len(data))
-    for _ in range(20):  # any bytes of the right length decode to finite values or are refused
-        noise = Array(payload.dtype, payload.shape, payload.stype, random.bytes(len(data)))
+    extremes = [np.array(v, "<f4").tobytes() for v in (np.nan, np.inf, -1.0, np.finfo(np.float32).max, 1e30)]
+    spoiled = [e + data[4:] for e in extremes] + [data[:-4] + e for e in extremes]
+    for bytes_ in [b for b in spoiled if len(b) == len(data)] + [random.bytes(len(data)) for _ in range(20)]:
+        noise = Array(payload.dtype, payload.shape, payload.stype, bytes_)  # decodes to finite values or is refused
         try:
             c.check(noise)
-            assert np.isfinite(c.decode(noise)).all(), f"{c.name}: random bytes decode to values that are not finite"
+            y = c.decode(noise)
+            assert np.isfinite(y).all(), f"{c.name}: spoiled bytes decode to values that are not finite"
+            assert np.isfinite(c.aggregate([noise] * 8, [2.0**31] * 8)).all(), f"{c.name}: sums overflow"
         except FedqError as error:
             assert error.code == "FQ302", f"{c.name}: random bytes: {error.code}"
 
@@ -127,8 +133,19 @@ def _values(c: PackedCodec, shape: tuple[int, ...], place: int = 0) -> NDArray[n
 # ------------------------------------------------------------------------------------------------- strategies
 
 
-def check_strategy(name: str, **settings: Any) -> None:
-    """Deterministic, independent of workers, resumable, arguments and replies untouched, malformed replies refused."""
+def check_strategy(strategy: str | type[PackedStrategy], **settings: Any) -> None:
+    """Deterministic, independent of workers, resumable, arguments and replies untouched, malformed replies refused.
+
+    `strategy` is a registered name, or a class that is not registered yet.
+    """
+    name = strategy if isinstance(strategy, str) else strategy.__name__
+    if not isinstance(strategy, str):
+        STRATEGIES[name] = strategy  # for this check
+        try:
+            check_strategy(name, **settings)
+        finally:
+            del STRATEGIES[name]
+        return
     config = _tiny(strategy=name, **settings)
     straight, lines, state = _played(config, 1, 3)
     assert _same(straight, _played(config, 1, 3)[0]), f"{name}: the same config gives another model"
@@ -184,24 +201,34 @@ def _strange(reply: Message) -> Iterator[tuple[str, Message]]:
     }
     for what, changed in changes.items():
         yield what, with_content(reply, RecordDict({"arrays": ArrayRecord(changed), "metrics": metrics}))
-    for n in (float("nan"), -1.0, 0.0):
-        wrong = MetricRecord({**metrics, "num-examples": n})
-        yield f"num-examples {n}", with_content(reply, RecordDict({"arrays": arrays, "metrics": wrong}))
+    changes_m: list[dict[str, Any]] = [{"num-examples": n} for n in (float("nan"), -1, 0, 2.5, 2**40, [3])]
+    changes_m += [{"train-loss": x} for x in (float("inf"), [1.0])] + [{"more": 1.0}]
+    for change in changes_m:
+        wrong = MetricRecord({**metrics, **change})
+        yield f"metrics with {change}", with_content(reply, RecordDict({"arrays": arrays, "metrics": wrong}))
     yield "no metrics", with_content(reply, RecordDict({"arrays": arrays}))
 
 
 def _played(
     config: Any, first: int, last: int, start: Any = None, state: dict[str, Any] | None = None
 ) -> tuple[dict[str, NDArray[np.float32]], list[dict[str, Any]], dict[str, Any]]:
-    from fedq.simulation import build, one_torch_thread
+    from fedq.runs import Run
+    from fedq.simulation import build
 
     simulation = build(config)
     if state is not None:
         simulation.strategy.restore(state)
-    with one_torch_thread():
-        played = list(simulation.rounds(start or simulation.initial, first, last))
-    arrays = {n: x.copy() for n, x in records.to_arrays(played[-1].arrays).items()}
-    return arrays, [r.metrics() for r in played], simulation.strategy.state()
+    played = list(simulation.rounds(start or simulation.initial, first, last))
+    with TemporaryDirectory() as folder:  # model and state as a checkpoint gives them back
+        run = Run.create(folder, "check", "", {})
+        for record in played:
+            run.append(record.metrics() | {"round": record.round})
+        for round_ in range(1, first):
+            run.append({"round": round_})
+        run.checkpoint(last, records.to_arrays(played[-1].arrays), simulation.strategy.state())
+        _, arrays, kept = run.latest() or (0, {}, {})
+        run.release()
+    return arrays, [r.metrics() for r in played], kept
 
 
 def _same(a: dict[str, NDArray[np.float32]], b: dict[str, NDArray[np.float32]]) -> bool:

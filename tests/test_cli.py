@@ -145,8 +145,8 @@ def test_compare_tells_twins_apart(fedq: Fedq, tiny: tuple[str, ...]) -> None:
     for lr in ("0.05", "0.1"):
         fedq("simulate", *tiny, "--lr", lr, "--quiet")
     _, out, _ = fedq("compare", *[str(p) for p in sorted(Path("runs").iterdir())])
-    assert "client.lr=0.05" in out
-    assert "client.lr=0.1" in out
+    assert " lr=0.05 " in out
+    assert " lr=0.1 " in out
 
 
 @pytest.mark.parametrize(

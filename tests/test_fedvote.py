@@ -142,13 +142,13 @@ def test_sizes_of_the_papers_lenet() -> None:
 
     blueprint = Blueprint("fedvote_lenet5", FedVoteLeNet5.Options(), (1, 28, 28), 10, 0)
     weights = blueprint.initial_weights()
-    sizes = [weights[n].size for n in blueprint.voted()]
+    sizes = [weights[n].size for n in blueprint.hidden()]
     assert sizes == [800, 51_200, 1_605_632]
     assert sum(x.size for x in weights.values()) - sum(sizes) == 5_130
 
     def sent(codec: str) -> list[int]:
         record: ArrayRecord = records.encode(
-            {n: np.zeros_like(weights[n]) for n in blueprint.voted()}, CODECS[codec], 0, "up"
+            {n: np.zeros_like(weights[n]) for n in blueprint.hidden()}, CODECS[codec], 0, "up"
         )
         return [len(a.data) for a in record.values()]
 

@@ -24,7 +24,7 @@ def blueprint(name: str, shape: tuple[int, ...] = (1, 28, 28), **options: object
 def test_sizes(name: str, weights: int, voted: int) -> None:
     drawn = blueprint(name).initial_weights()
     assert sum(x.size for x in drawn.values()) == weights
-    assert sum(drawn[n].size for n in blueprint(name).voted()) == voted
+    assert sum(drawn[n].size for n in blueprint(name).hidden()) == voted
 
 
 def test_mlp_without_norm_has_biases() -> None:
@@ -53,10 +53,10 @@ def test_network_equals_the_module(name: str) -> None:
 
 def test_frozen_weights_get_no_gradient() -> None:
     plan = blueprint("fedvote_lenet5", (1, 8, 8))
-    net = Network(plan, plan.initial_weights(), plan.voted())
+    net = Network(plan, plan.initial_weights(), plan.hidden())
     assert sum(int(np.prod(s)) for s in net.shapes.values()) == 800 + 51_200 + 64 * 4 * 512
     _, g = net.gradient(
-        net.flatten({n: plan.initial_weights()[n] for n in plan.voted()})[None],
+        net.flatten({n: plan.initial_weights()[n] for n in plan.hidden()})[None],
         torch.randn(1, 4, 1, 8, 8),
         torch.zeros(1, 4, dtype=torch.int64),
     )

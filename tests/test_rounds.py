@@ -11,6 +11,7 @@ from fedq.clients.app import client_app
 from fedq.config import make_config
 from fedq.errors import FedqError
 from fedq.grids import LocalGrid
+from fedq.kernels import records
 from fedq.ledger import Ledger, MeteredGrid
 from fedq.rounds import Evaluation, RoundRecord, rounds
 from fedq.simulation import Simulation, begin, build, play
@@ -33,11 +34,8 @@ def one_round(s: Simulation, spoil: Break, bad: set[int], tolerate: float) -> Ro
         reply = app(message, context)
         return spoil(reply) if context.node_config["partition-id"] in bad else reply
 
-    ledger = Ledger()
-    grid = MeteredGrid(LocalGrid(spoiled, 6, workers=2), ledger)  # type: ignore[arg-type]
-    from fedq.kernels import records
-
-    (record,) = rounds(s.strategy, grid, ledger, records.to_record(s.initial), first=1, last=1, tolerate=tolerate)
+    grid = MeteredGrid(LocalGrid(spoiled, 6, workers=2), Ledger())  # type: ignore[arg-type]
+    (record,) = rounds(s.strategy, grid, records.to_record(s.initial), first=1, last=1, tolerate=tolerate)
     return record
 
 
@@ -99,7 +97,7 @@ def test_a_rejected_reply_changes_nothing() -> None:
 def test_nan_in_an_update() -> None:
     """Training that diverges is said as such, and stops the run."""
     s = simulation(strategy="fedavg", **{"client.lr": 1e25, "model.norm": "none"})
-    with pytest.raises(FedqError, match=r"client 0 failed in round .*NaN or infinite values") as error:
+    with pytest.raises(FedqError, match=r"client 0 failed in round .*(diverged|huge values)") as error:
         list(s.rounds(s.initial, 1, 3))
     assert error.value.exit_code == 5
 

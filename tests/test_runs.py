@@ -137,6 +137,8 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
 def test_state_of_any_shape_survives(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "x", "", {})
     state = {"a": np.arange(3), "b": {"c": [np.float64(1).reshape(()), None, 2.5, "word", True]}, "d": {}}
+    for round_ in range(1, 8):
+        run.append({"round": round_})
     run.checkpoint(7, {"w": np.ones((2, 2), np.float32)}, state)
     round_, model, back = run.latest() or (0, {}, {})
     assert round_ == 7

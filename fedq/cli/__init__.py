@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 
-from fedq.errors import EXIT_INTERRUPTED, FedqError
+from fedq.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, FedqError
 
 
 def main() -> None:
@@ -24,6 +24,15 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        print(FedqError("FQ206", f"{error}", where=" ".join(["fedq", *sys.argv[1:]])), file=sys.stderr)
+        sys.exit(EXIT_ENVIRONMENT)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: fedq itself failed: {type(error).__name__}: {error}", file=sys.stderr)
+        print("  hint: repeat the command with --debug and report what it prints", file=sys.stderr)
         sys.exit(1)
 
 

@@ -15,6 +15,7 @@ CONTENDERS = (
 def demo(
     out: Annotated[Path, Option(help="Folder for the runs and the picture.")] = Path("runs/demo"),
     seed: Annotated[int, Option(help="Every random choice follows from it.", min=0)] = 0,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> int:
     """Learn handwritten digits by FedVote and by FedAvg on 20 clients, and draw what each had to send.
 

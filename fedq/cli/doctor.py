@@ -5,7 +5,10 @@ from typing import Annotated
 from typer import Option
 
 
-def doctor(json: Annotated[bool, Option("--json", help="Print one JSON object on stdout.")] = False) -> int:
+def doctor(
+    json: Annotated[bool, Option("--json", help="Print one JSON object on stdout.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
+) -> int:
     """Check this environment: versions, kernels, Flower's private parts, the embedded data.
 
     Example: fedq doctor

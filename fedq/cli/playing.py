@@ -18,7 +18,9 @@ def play_on_screen(
     run: Run, simulation: Simulation, *, until: str | None, as_json: bool, quiet: bool, next_: bool = True
 ) -> int:
     """Play the missing rounds of `run`; returns the exit status. With `as_json`, stdout gets one JSON object."""
+    until = until or run.about.get("until")
     goal = Until.parse(until) if until else None
+    run.update(until=until)
     with Screen(simulation, json=as_json, quiet=quiet) as screen:
         screen.say(plan(simulation, str(run.path)))
         stopped = _play(run, simulation, goal, screen)
@@ -26,6 +28,8 @@ def play_on_screen(
         if stopped:
             screen.say(f"stopped after round {totals['rounds']}; it is saved\nresume: fedq resume {run.path}")
         else:
+            if goal:
+                screen.say(f"goal {until} " + ("reached" if goal.met(run.records()) else "not reached"))
             screen.say(outcome(totals, _best(run.records())))
             screen.say(f"  {run.path}/   run.toml  metrics.jsonl  model.safetensors")
             if next_:
@@ -57,17 +61,20 @@ def _interrupts(screen: Screen) -> Iterator[list[int]]:
     asked: list[int] = []
 
     def handle(number: int, _: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
         asked.append(number)
-        screen.say("finishing this round; Ctrl-C again stops now, the rounds before are saved")
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        if len(asked) > 2:
+            return  # already stopping
+        again = "Ctrl-C again stops now, " if number == signal.SIGINT else ""
+        screen.say(f"finishing this round; {again}the rounds before are saved")
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield asked
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler in before.items():  # once stopping, a late Ctrl-C shall not tear the way out
+            signal.signal(number, signal.SIG_IGN if asked else handler)
 
 
 def _best(lines: list[dict[str, Any]]) -> tuple[float, int] | None:

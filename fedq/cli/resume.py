@@ -20,6 +20,9 @@ def resume(
     """
     from fedq.cli.playing import play_on_screen
     from fedq.simulation import reopen
+    from fedq.until import Until
 
+    if until:
+        Until.parse(until)
     opened, simulation = reopen(run, rounds=rounds)
     return play_on_screen(opened, simulation, until=until, as_json=json, quiet=quiet)

@@ -11,6 +11,7 @@ def show(
         str, Argument(help="strategies, codecs, clients, models, data, partitions, runs, a NAME or a RUN.")
     ],
     json: Annotated[bool, Option("--json", help="Print JSON on stdout.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> int:
     """List what there is to choose from, or show one of them with its settings, or one run.
 

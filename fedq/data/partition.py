@@ -1,5 +1,6 @@
 """Which client holds which examples, through flwr-datasets' partitioners."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ from fedq.errors import FedqError, nearest
 from fedq.rng import rng
 
 PARTITIONS = {
-    "iid": "equal shares of shuffled examples",
-    "dirichlet": "dirichlet:ALPHA - each class spread over clients by a Dirichlet draw (Yurochkin et al. 2019)",
+    "iid": "iid - equal shares of shuffled examples",
+    "dirichlet": "dirichlet:ALPHA - each class spread over clients by a Dirichlet draw with ALPHA above 0",
 }
 
 
@@ -44,11 +45,18 @@ def partition(labels: NDArray[np.int64], spec: str, clients: int, seed: int) -> 
     made: Any = flwr.IidPartitioner(clients)
     if name == "dirichlet":
         made = flwr.DirichletPartitioner(
-            num_partitions=clients, partition_by="label", alpha=value, min_partition_size=1, seed=seed32
+            num_partitions=clients,
+            partition_by="label",
+            alpha=value,
+            min_partition_size=1,
+            self_balancing=False,
+            seed=seed32,
         )
     made.dataset = datasets.Dataset.from_dict({"index": order, "label": labels[order]})
     try:
-        shards = [np.asarray(made.load_partition(k)["index"], np.int64) for k in range(clients)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what matters of them is said below
+            shards = [np.asarray(made.load_partition(k)["index"], np.int64) for k in range(clients)]
     except (ValueError, IndexError) as error:
         raise _unmet(spec, clients, str(error)) from error
     if not all(len(shard) for shard in shards):
@@ -60,6 +68,6 @@ def _unmet(spec: str, clients: int, why: str) -> FedqError:
     return FedqError(
         "FQ105",
         f"partition `{spec}` cannot be made for {clients} clients: {why}",
-        where=f"--partition {spec} --clients {clients}",
+        key="clients",
         hint="fewer --clients, a larger alpha, or --partition iid",
     )

@@ -20,6 +20,9 @@ from fedq.rng import Key
 F32: TypeAlias = NDArray[np.float32]
 
 
+LARGEST = 2.0**60  # no codec carries larger magnitudes: sums of them stay finite, and nothing sane is near
+
+
 class Accumulator(Protocol):
     """A weighted sum of payloads that grows by one payload at a time; its memory grows with the array only."""
 
@@ -87,8 +90,8 @@ class PackedCodec(ABC):
     def encode(self, x: F32, *, key: Key, side: NDArray[np.float32] | None = None) -> Array:
         """Pack `x`; see `Codec.encode`."""
         largest = float(np.abs(x).max(initial=0.0))
-        if not np.isfinite(largest):
-            raise FedqError("FQ303", f"`{self.name}` cannot carry NaN or infinite values")
+        if not largest <= LARGEST:
+            raise FedqError("FQ303", f"`{self.name}` cannot carry NaN, infinite or huge values: did training diverge?")
         if self.unit and largest > 1:
             raise FedqError(
                 "FQ303",
@@ -165,6 +168,6 @@ class DecodedSum:
         return self._sum
 
 
-def finite(x: F32) -> bool:
-    """Whether no value is NaN or infinite, without a temporary of its size."""
-    return bool(np.isfinite(np.abs(x).max(initial=0.0)))
+def sane(x: F32) -> bool:
+    """Whether no value is NaN, infinite or beyond `LARGEST`."""
+    return bool(x.min(initial=0.0) >= -LARGEST and x.max(initial=0.0) <= LARGEST)

@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 
 from fedq.kernels import _reference as kernels
-from fedq.kernels.codec import F32, PackedCodec, finite
+from fedq.kernels.codec import F32, PackedCodec, sane
 from fedq.rng import Key
 
 
@@ -35,8 +35,8 @@ class Qsgd(PackedCodec):
         n = self._code_bytes(d)
         packed = np.frombuffer(data, np.uint8, n)
         scale = np.frombuffer(data, "<f4", offset=n).astype(np.float32, copy=False)
-        if not finite(scale) or (scale < 0).any():
-            raise self.malformed("a scale is negative or not finite")
+        if not sane(scale) or (scale < 0).any():
+            raise self.malformed("a scale is negative, huge or not finite")
         if d and kernels.unpack_codes(packed, d, self.bits).max() == 2**self.bits - 1:
             raise self.malformed("a code that stands for no level")
         if d * self.bits % 8 and int(packed[-1]) >> d * self.bits % 8:

@@ -5,7 +5,7 @@ from typing import final
 import numpy as np
 from flwr.app import Array
 
-from fedq.kernels.codec import F32, Accumulator, PackedCodec
+from fedq.kernels.codec import F32, LARGEST, Accumulator, PackedCodec
 from fedq.rng import Key
 
 
@@ -48,8 +48,8 @@ class Scaled(PackedCodec):
 
     def _scale(self, data: bytes) -> np.float32:
         scale = np.frombuffer(data, "<f4", 1)[0]
-        if not np.isfinite(scale) or scale < 0:
-            raise self.malformed("the scale is negative or not finite")
+        if not 0 <= scale <= LARGEST:
+            raise self.malformed("the scale is negative, huge or not finite")
         return np.float32(scale)
 
 

@@ -18,6 +18,9 @@ from fedq.models import model
 from fedq.options import Options
 from fedq.rng import rng
 
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
+RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
 Weights = Mapping[str, NDArray[np.float32]]
 
 
@@ -40,22 +43,34 @@ class Blueprint:
             raise FedqError(
                 "FQ105",
                 f"model `{self.model}` cannot take examples of shape {self.shape}: {error}",
-                where=f"--model {self.model}",
+                key="model.name",
                 hint="choose another --model; `mlp` takes any shape",
             ) from error
-        built.to_empty(device="cpu")
-        for part in built.modules():
-            getattr(part, "reset_running_stats", lambda: None)()
-        return built
+        parts = built.named_modules()
+        kept = [name for name, part in parts if list(part.buffers(recurse=False)) or isinstance(part, RANDOM)]
+        if kept:
+            raise FedqError(
+                "FQ105",
+                f"model `{self.model}` has running statistics or dropout in {', '.join(kept)}: "
+                "results would depend on which thread trained which client",
+                key="model.name",
+                hint="use batch norm with track_running_stats=False, group norm or layer norm, and no dropout",
+            )
+        try:
+            return built.to_empty(device="cpu")
+        except RuntimeError as error:  # torch says so when memory cannot be had
+            raise FedqError("FQ206", f"model `{self.model}` is too large: {error}", key="model.name") from error
 
     def initial_weights(self) -> dict[str, NDArray[np.float32]]:
-        """He-normal weights (fan in) and zero biases, drawn from the seed; the same on server and clients."""
+        """He-normal weights (fan in), ones for norms, zero biases: drawn from the seed, the same everywhere."""
         return {
-            name: _draw(tuple(p.shape), rng(self.seed, "init", name)) for name, p in self.module().named_parameters()
+            f"{path}.{name}".lstrip("."): _draw(part, name, tuple(p.shape), rng(self.seed, "init", f"{path}.{name}"))
+            for path, part in self.module().named_modules()
+            for name, p in part.named_parameters(recurse=False)
         }
 
-    def voted(self) -> list[str]:
-        """The weight tensors of every linear and convolutional layer but the last: what FedVote sends."""
+    def hidden(self) -> list[str]:
+        """The names of the weight tensors of every linear and convolutional layer but the last."""
         layers = [f"{n}.weight" for n, m in self.module().named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         return layers[:-1]
 
@@ -119,7 +134,9 @@ def _sizes(n: int, batch: int) -> list[int]:
     return [*sizes[:-2], sizes[-2] + 1] if len(sizes) > 1 and sizes[-1] == 1 else sizes
 
 
-def _draw(shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float32]:
+def _draw(part: nn.Module, name: str, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float32]:
+    if isinstance(part, NORMS) and name == "weight":
+        return np.ones(shape, np.float32)
     if len(shape) < 2:
         return np.zeros(shape, np.float32)
     fan_in = int(np.prod(shape[1:]))

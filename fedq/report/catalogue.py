@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedq.errors import FedqError, nearest
+from fedq.plugins import names
 from fedq.report.screen import line
 from fedq.report.units import duration, share, size
 from fedq.runs import Run, open_run
@@ -31,7 +32,7 @@ def table(rows: Rows) -> str:
 def page(name: str) -> dict[str, Any]:
     """What one strategy, client, model or codec is, with settings and defaults; FedqError FQ101 if there is none."""
     for kind, (registry, find) in _registries().items():
-        if name in registry:
+        if name in names(kind, registry):
             found = find(name)
             options = getattr(found, "Options", None)
             fields = options.model_fields if options else {}
@@ -47,7 +48,7 @@ def page(name: str) -> dict[str, Any]:
                 "brings": brings,
                 "settings": settings,
             }
-    known = [*KINDS, *(n for registry, _ in _registries().values() for n in registry)]
+    known = [*KINDS, *(n for kind, (registry, _) in _registries().items() for n in names(kind, registry))]
     raise FedqError(
         "FQ101",
         f"nothing is called `{name}`, and it is not a run",
@@ -78,7 +79,7 @@ def page_text(entry: Mapping[str, Any]) -> str:
 def run_page(run: Run) -> str:
     """A run: its state, settings, last rounds and totals."""
     totals, about, lines = run.totals(), run.about, run.records()
-    head = f"{run.path}   {about.get('status', 'unknown')}   {totals['rounds']} of {run.config['rounds']} rounds"
+    head = f"{run.path}   {run.status}   {totals['rounds']} of {run.config['rounds']} rounds"
     up, down = size(totals["up_bytes"] or 0), size(totals["down_bytes"] or 0)
     sums = f"up {up}   down {down}   {duration(totals['seconds'] or 0)}"
     facts = [
@@ -90,7 +91,8 @@ def run_page(run: Run) -> str:
         )
         if v
     ]
-    shown = [line(m, run.config["rounds"]) for m in lines[-10:]]
+    deployed = any(m["deployed_accuracy"] is not None for m in lines)
+    shown = [line(m, run.config["rounds"], deployed=deployed) for m in lines[-10:]]
     return "\n".join([head, *facts, sums, "", (run.path / "run.toml").read_text().rstrip(), "", *shown])
 
 
@@ -111,7 +113,7 @@ def _registries() -> dict[str, tuple[Mapping[str, Any], Callable[[str], Any]]]:
 def _entries(kind: str) -> Rows:
     registry, find = _registries()[kind]
     rows = []
-    for name in registry:
+    for name in names(kind, registry):
         found = find(name)
         row = {kind: name, "about": (inspect.getdoc(found) or "").split("\n")[0]}
         if kind == "codec":

@@ -1,7 +1,7 @@
 """Several runs side by side: what accuracy each reached, and what it had to upload for it."""
 
 import csv
-from collections import defaultdict
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedq.errors import FedqError
 from fedq.report.catalogue import table
 from fedq.report.units import share, size
-from fedq.runs import open_run
+from fedq.runs import Run, open_run
 from fedq.settings import flatten
 
 APART = ("seed", "data.dir", "workers")  # settings that may differ within a group
@@ -77,9 +77,17 @@ class Comparison:
 
         FedqError FQ203 for a directory that is not a run, FQ205 if no run has finished a round.
         """
-        groups = tuple(_labelled(_grouped(paths)))
+        runs = [open_run(path) for path in paths if len(paths) == 1 or (path / "run.toml").is_file()]
+        if not runs:
+            raise FedqError("FQ203", "none of these is a run", where=" ".join(map(str, paths)), hint="fedq show runs")
+        groups = tuple(_labelled(_grouped(runs)))
         if not groups:
-            raise FedqError("FQ205", "none of these runs has finished a round", hint="fedq show runs")
+            raise FedqError(
+                "FQ205",
+                "none of these runs has finished a round",
+                where=" ".join(map(str, paths)),
+                hint="fedq show runs",
+            )
         reached = min(float(g.mean.accuracy.max()) for g in groups)
         return cls(groups, target if target is not None else floor(100 * reached) / 100)
 
@@ -108,7 +116,7 @@ class Comparison:
         """The rows as text."""
         rows = self.rows()
         most = max((r["up_bytes_to_target"] or 0 for r in rows), default=0)
-        goal = f"{self.target:.2f}"
+        goal = f"{self.target:.3g}"
         return table(
             [
                 {
@@ -135,16 +143,17 @@ class Comparison:
         return path
 
 
-def _grouped(paths: Iterable[Path]) -> list[tuple[dict[str, Any], list[Curve]]]:
-    found: dict[tuple[Any, ...], tuple[dict[str, Any], list[Curve]]] = defaultdict(lambda: ({}, []))
-    for path in paths:
-        run = open_run(path)
-        config = {k: v for k, v in flatten(run.config).items() if k not in APART}
+def _grouped(runs: Iterable[Run]) -> list[tuple[dict[str, Any], list[Curve]]]:
+    """Runs by all settings but the seed and where the data lie; of runs that repeat each other, the last."""
+    found: dict[str, tuple[dict[str, Any], dict[int, Curve]]] = {}
+    for run in runs:
+        settings = flatten(run.config)
+        config = {k: v for k, v in settings.items() if k not in APART} | {"data": str(run.about.get("data_sha256"))[:6]}
         curve = _curve(run.records())
         if curve is not None:
-            key = tuple(sorted((k, str(v)) for k, v in config.items()))
-            found[key] = (config, [*found[key][1], curve])
-    return list(found.values())
+            _, curves = found.setdefault(json.dumps(config, sort_keys=True), (config, {}))
+            curves[settings["seed"]] = curve
+    return [(config, list(curves.values())) for config, curves in found.values()]
 
 
 def _labelled(groups: list[tuple[dict[str, Any], list[Curve]]]) -> Iterable[Group]:
@@ -152,8 +161,10 @@ def _labelled(groups: list[tuple[dict[str, Any], list[Curve]]]) -> Iterable[Grou
     names = [f"{c['strategy.name']} {c['codec']}" for c, _ in groups]
     for (config, curves), name in zip(groups, names, strict=True):
         twins = [c for (c, _), n in zip(groups, names, strict=True) if n == name and c is not config]
-        differing = sorted({k for twin in twins for k in config.keys() | twin.keys() if config.get(k) != twin.get(k)})
-        label = " ".join([name, *(f"{k}={config.get(k, '-')}" for k in differing)])
+        differing = sorted({k for twin in twins for k in config.keys() & twin.keys() if config[k] != twin[k]})
+        label = " ".join(
+            [name, *(f"{k.split('.')[-1] if k[-5:] != '.name' else k[:-5]}={config[k]}" for k in differing)]
+        )
         yield Group(label, config, tuple(curves))
 
 

@@ -32,7 +32,7 @@ def accuracy_against_bytes(comparison: Comparison, out: Path) -> list[Path]:
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
         for group, colour in zip(comparison.groups, COLOURS * len(comparison.groups), strict=False):
-            _draw(axes, group, colour)
+            _draw(axes, group, colour, alone=len(comparison.groups) <= 3)
         _goal(axes, comparison)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: size(n)))
@@ -40,11 +40,15 @@ def accuracy_against_bytes(comparison: Comparison, out: Path) -> list[Path]:
         axes.set_xlabel("uploaded by all clients together (measured payload bytes, log scale)")
         axes.set_ylabel("test accuracy")
         axes.set_title(_claim(comparison), loc="left", fontsize=12)
-        axes.legend(loc="lower right", frameon=False, fontsize=10)
+        if len(comparison.groups) <= 3:
+            axes.legend(loc="lower right", frameon=False, fontsize=10)
+        else:
+            figure.set_figheight(5 + 0.22 * len(comparison.groups))
+            figure.legend(loc="outside lower left", frameon=False, fontsize=9)
         return _saved(figure, out, "accuracy_vs_bytes")
 
 
-def _draw(axes: Any, group: Group, colour: str) -> None:
+def _draw(axes: Any, group: Group, colour: str, *, alone: bool) -> None:
     mean = group.mean
     label = f"{group.label}: {mean.accuracy[-1]:.1%}"
     axes.plot(mean.up_bytes, mean.accuracy, color=colour, marker="o", markersize=3.5, linewidth=2, label=label)
@@ -52,7 +56,7 @@ def _draw(axes: Any, group: Group, colour: str) -> None:
         n = len(mean.accuracy)
         every = np.array([c.accuracy[:n] for c in group.curves])
         axes.fill_between(mean.up_bytes, every.min(0), every.max(0), color=colour, alpha=0.15, linewidth=0)
-    if mean.deployed is not None:
+    if mean.deployed is not None and alone:
         label = f"{group.label}, as deployed: {mean.deployed[-1]:.1%}"
         axes.plot(mean.up_bytes, mean.deployed, color=colour, linestyle=":", linewidth=1.6, label=label)
 
@@ -84,7 +88,8 @@ def _claim(comparison: Comparison) -> str:
     if not rows:
         return task
     best = min(rows, key=lambda r: float(r["up_bytes_to_target"]))
-    return f"{best['run']} reaches {comparison.target:.0%} with {size(best['up_bytes_to_target'])} uploaded   ({task})"
+    reached = f"{comparison.target:.0%} with {size(best['up_bytes_to_target'])} uploaded"
+    return f"{best['run']} first reaches {reached}   ({task})"
 
 
 def _saved(figure: Figure, out: Path, name: str) -> list[Path]:

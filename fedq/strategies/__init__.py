@@ -7,7 +7,7 @@ holds it to the contract. Other packages register theirs under the entry-point g
 from fedq.plugins import find
 from fedq.strategies.base import PackedStrategy, Setup
 
-STRATEGIES: dict[str, str] = {
+STRATEGIES: dict[str, str | type[PackedStrategy]] = {
     "fedvote": "fedq.strategies.fedvote:FedVote",
     "fedavg": "fedq.strategies.fedavg:FedAvg",
     "fedpaq": "fedq.strategies.fedavg:FedPaq",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from flwr.app import ArrayRecord, Message, MetricRecord
 from pydantic import Field
 
-from fedq.kernels import Scaled, records
+from fedq.kernels import records
 from fedq.options import Options
 from fedq.strategies.base import Fold, PackedStrategy, Setup, examples, good
 
@@ -29,7 +29,6 @@ class FedAvg(PackedStrategy):
 
     def __init__(self, setup: Setup, options: Any) -> None:
         super().__init__(setup, options)
-        self.codec = real(setup)
         self.sends = options.sends
         self._uniform = options.weighting == "uniform"
 
@@ -52,9 +51,3 @@ class FedPaq(FedAvg):
     """Periodic averaging of quantized updates (Reisizadeh et al. 2020, algorithm 1): every client counts the same."""
 
     defaults: ClassVar[Mapping[str, Any]] = {"codec": "qsgd2", "strategy": {"weighting": "uniform"}}
-
-
-def real(setup: Setup) -> Any:
-    """The run's codec, with a scale sent along if it carries [-1, 1] only or keeps nothing but signs."""
-    codec = setup.codec
-    return Scaled(codec) if codec.unit or codec.name == "sign" else codec

@@ -14,9 +14,10 @@ from pydantic import Field
 
 from fedq.errors import FedqError
 from fedq.kernels import records
+from fedq.kernels.records import Arrays
 from fedq.options import Options
 from fedq.rng import rng
-from fedq.strategies.base import Arrays, Fold, PackedStrategy, Setup, good
+from fedq.strategies.base import Fold, PackedStrategy, Setup, good
 
 
 @final
@@ -32,24 +33,25 @@ class FedVote(PackedStrategy):
 
     def __init__(self, setup: Setup, options: Any) -> None:
         super().__init__(setup, options)
-        if setup.codec.name == "sign":
+        self.codec, self.downlink = setup.codec, setup.downlink  # values are in [-1, 1] as they are
+        if "sign" in setup.codec.name:
             raise FedqError(
                 "FQ105",
-                "`fedvote` cannot send by `sign`: a soft vote needs unbiased weights",
-                where="--codec sign",
+                f"`fedvote` cannot send by `{setup.codec.name}`: a soft vote needs unbiased weights",
+                key="codec",
                 hint="use --codec binary, ternary or ternary_base3",
             )
         self._limit = np.float32(1 - options.clip)
 
-    def initial(self, weights: Arrays, voted: list[str], seed: int) -> Arrays:
+    def initial(self, weights: Arrays, hidden: list[str], seed: int) -> Arrays:
         """Normal weights of unit deviation, clipped to +-0.999: the normalised weights of the hidden layers."""
-        if not voted:
+        if not hidden:
             raise FedqError(
                 "FQ105",
                 "`fedvote` votes on hidden layers, and this model has none",
                 hint="add a hidden layer: --set model.hidden=[64]",
             )
-        drawn = {name: rng(seed, "latent", name).standard_normal(weights[name].shape, np.float32) for name in voted}
+        drawn = {name: rng(seed, "latent", name).standard_normal(weights[name].shape, np.float32) for name in hidden}
         return {name: np.clip(n / n.std(), -0.999, 0.999) for name, n in drawn.items()}
 
     def aggregate_train(

@@ -6,7 +6,7 @@ need all replies at once, so here, and only here, the server holds K decoded mod
 """
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, cast, final
 
@@ -21,7 +21,6 @@ from fedq.errors import FedqError
 from fedq.kernels import records
 from fedq.options import Options
 from fedq.strategies.base import PackedStrategy, Setup, arrays_of, good
-from fedq.strategies.fedavg import real
 
 ONE_NODE = cast(Grid, SimpleNamespace(get_node_ids=lambda: [1]))  # all that a strategy asks of a grid
 OURS = (
@@ -43,7 +42,6 @@ class Flower(PackedStrategy):
 
     def __init__(self, setup: Setup, options: Any) -> None:
         super().__init__(setup, options)
-        self.codec = real(setup)
         self.sends = options.sends
         given = options.model_dump(exclude={"sends"})
         self._inner = self.inner(
@@ -84,8 +82,9 @@ class Flower(PackedStrategy):
 
     def state(self) -> dict[str, Any]:
         """The inner strategy's numbers and arrays (moments, momentum), but not its copy of the model."""
-        kept = {k: v for k, v in vars(self._inner).items() if k != "current_arrays" and _is_data(v)}
-        return {k: v for k, v in kept.items() if not isinstance(v, str)}
+        given = self.options.model_dump()
+        kept = {k: v for k, v in vars(self._inner).items() if k != "current_arrays" and k not in given}
+        return {k: v for k, v in kept.items() if not (callable(v) or isinstance(v, str))}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put the numbers and arrays back."""
@@ -115,14 +114,6 @@ def behind_codec(inner: type[flwr.FedAvg]) -> type[Flower]:
 
 def _plain(arrays: ArrayRecord) -> ArrayRecord:
     return ArrayRecord({name: Array(x) for name, x in records.to_arrays(arrays).items()})
-
-
-def _is_data(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_data(v) for k, v in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return all(_is_data(v) for v in value)
-    return value is None or isinstance(value, bool | int | float | str | np.ndarray)
 
 
 FedAdagrad = behind_codec(flwr.FedAdagrad)

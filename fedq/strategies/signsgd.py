@@ -24,11 +24,12 @@ class SignSgd(PackedStrategy):
 
     def __init__(self, setup: Setup, options: Any) -> None:
         super().__init__(setup, options)
+        self.codec = setup.codec  # signs as they are
         if setup.codec.name != "sign":
             raise FedqError(
                 "FQ105",
                 f"`signsgd` sends signs, not `{setup.codec.name}`",
-                where=f"--codec {setup.codec.name}",
+                key="codec",
                 hint="leave --codec out, or use --strategy fedavg",
             )
 

@@ -33,12 +33,11 @@ def curve(name: str) -> dict[str, Any]:
     """A short run of a strategy: metrics by round, and the fingerprint of the final weights."""
     from fedq.kernels import records
     from fedq.runs import fingerprint
-    from fedq.simulation import build, one_torch_thread
+    from fedq.simulation import build
 
     more = {"clients": 4} if name == "bulyan" else {}
     simulation = build(make_config({**SETTINGS, **more}, strategy=name))
-    with one_torch_thread():
-        played = list(simulation.rounds(simulation.initial, 1, SETTINGS["rounds"]))
+    played = list(simulation.rounds(simulation.initial, 1, SETTINGS["rounds"]))
     final = fingerprint(records.to_arrays(played[-1].arrays))
     lines = [r.metrics() for r in played]
     return {**{k: [line[k] for line in lines] for k in KEYS}, "weights_sha256": final}

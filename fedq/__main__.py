@@ -1,0 +1,5 @@
+"""`python -m fedq` is `fedq`."""
+
+from fedq.cli import main
+
+main()
