@@ -169,10 +169,10 @@ class Run:
             if round_ > lines:
                 continue
             try:
-                with np.load(file, allow_pickle=False) as stored:
+                with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                     arrays = {k: stored[k] for k in stored.files}
                 state = _taken(json.loads(arrays.pop("state").tobytes()), arrays)
-            except (OSError, ValueError, KeyError, BadZipFile) as error:
+            except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
                 why = f"{file.name}: {error}"
                 continue
             model = {k.removeprefix("model/"): x for k, x in arrays.items() if k.startswith("model/")}

@@ -79,6 +79,14 @@ def test_run_toml_repeats_the_run(fedq: Fedq, tiny: tuple[str, ...]) -> None:
         (("simulate", "--model", "lenet5"), 2, "FQ105", "mlp"),
         (("simulate", "--data", "x", "--data-dir", "nowhere"), 4, "FQ201", "layout"),
         (("simulate", "--data", "nobody/nothing"), 4, "FQ201", "--data-dir"),
+        (("simulate", "--batch-size", "1"), 2, "FQ105", "--batch-size"),
+        (("simulate", "--set", "strategy=3"), 2, "FQ103", ""),
+        (("simulate", "--set", "codec.name=ternary"), 2, "FQ102", ""),
+        (("simulate", "--set", "seed.x=1", "--seed", "3"), 2, "FQ102", ""),
+        (("simulate", "--set", "model.hidden=[0]"), 2, "FQ103", ""),
+        (("simulate", "--set", "lr=0.1"), 2, "FQ102", "did you mean `client.lr`?"),
+        (("simulate", "--set", "rounds=true"), 2, "FQ103", ""),
+        (("simulate", "--clients", "99999999999999999999"), 2, "FQ103", ""),
         (("simulate", "nowhere.toml"), 3, "FQ104", "TOML"),
         (("resume", "nowhere"), 4, "FQ203", "runs/"),
         (("compare", "nowhere"), 4, "FQ203", "runs/"),
@@ -203,3 +211,36 @@ def test_demo_contenders_are_valid() -> None:
     from fedq.config import make_config
 
     assert [make_config(c).strategy.name for c in CONTENDERS] == ["fedvote", "fedavg"]
+
+
+def test_compare_leaves_out_what_is_no_run_and_counts_a_seed_once(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    for _ in range(2):
+        fedq("simulate", *tiny, "--quiet")
+    Path("runs/notes").mkdir()
+    status, out, err = fedq("compare", *[str(p) for p in sorted(Path("runs").iterdir())])
+    assert status == 0
+    assert "`runs/notes` is not a run and was left out" in err
+    assert out.splitlines()[1].split()[2] == "1"
+
+
+def test_a_folder_names_its_data(fedq: Fedq, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    status, _, err = fedq("simulate", "--data-dir", "mine")
+    assert (status, "`mine`" in err or "mine" in err) == (4, True)
+    assert fedq("simulate", "--data-dir", "mine", "--print-config")[1].count('name = "mine"') == 1
+
+
+def test_errors_of_a_file_are_placed_in_the_file(fedq: Fedq) -> None:
+    Path("x.toml").write_text('codec = "sign"\n[data]\nname = "digit"\n')
+    status, _, err = fedq("simulate", "x.toml")
+    assert status == 3
+    assert "x.toml:1  codec" in err
+    Path("x.toml").write_text('[data]\nname = "digit"\n')
+    status, _, err = fedq("simulate", "x.toml")
+    assert (status, "x.toml:2  data.name" in err) == (3, True)
+
+
+def test_a_byte_order_mark_and_a_run_directory_are_configs(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    Path("x.toml").write_bytes(b"\xef\xbb\xbfseed = 7\n")
+    run = json.loads(fedq("simulate", "x.toml", *tiny, "--json")[1])["run_dir"]
+    assert json.loads(fedq("simulate", run, "--json")[1])["seed"] == 7

@@ -109,3 +109,53 @@ def test_fashion_mnist(data_dir: Path) -> None:
     assert (data.shape, len(data.train), len(data.test), data.classes) == ((1, 28, 28), 60_000, 10_000, 10)
     mean, std = (float(m) / 255 for m in data._moments)
     assert (round(mean, 4), round(std, 4)) == (0.2860, 0.3530)
+
+
+def encoded(mode: str, n: int = 12) -> list[bytes]:
+    """n PNG files of 12 x 12 in one of Pillow's modes."""
+    from io import BytesIO
+
+    from PIL import Image as Pillow
+
+    files = []
+    for i in range(n):
+        grey = Pillow.fromarray(rng(0, mode, i).integers(0, 256, (12, 12), np.uint8))
+        picture = Pillow.fromarray(np.full((12, 12), 256 * i + 1, np.uint16)) if mode == "I;16" else grey.convert(mode)
+        picture.save(buffer := BytesIO(), "PNG")
+        files.append(buffer.getvalue())
+    return files
+
+
+def folder_of(path: Path, files: list[bytes], labels: list[int | None]) -> str:
+    path.mkdir()
+    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+    pictures = [{"bytes": f, "path": None} for f in files]
+    Dataset.from_dict({"image": pictures, "label": labels}, features=features).to_parquet(path / "train.parquet")
+    return str(path)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("1", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)])
+def test_image_modes(tmp_path: Path, mode: str, channels: int) -> None:
+    """Palettes, alpha and one-bit images become grey or RGB of 8 bits, as a person would see them."""
+    data = load("mine", folder_of(tmp_path / "set", encoded(mode), [0, 1] * 6), holdout=0.5, seed=0)
+    assert data.shape == (channels, 12, 12)
+    assert data.train.x.max() > 200
+
+
+def test_mixed_grey_and_colour(tmp_path: Path) -> None:
+    data = load(
+        "mine", folder_of(tmp_path / "set", encoded("L", 6) + encoded("RGB", 6), [0, 1] * 6), holdout=0.5, seed=0
+    )
+    assert data.shape == (3, 12, 12)
+
+
+def test_images_and_labels_that_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FedqError, match="mode I;16"):
+        load("mine", folder_of(tmp_path / "deep", encoded("I;16"), [0, 1] * 6), holdout=0.5, seed=0)
+    with pytest.raises(FedqError, match="without a label"):
+        load("mine", folder_of(tmp_path / "none", encoded("L"), [0, None] * 6), holdout=0.5, seed=0)
+
+
+def test_a_folder_needs_its_own_name(tmp_path: Path) -> None:
+    with pytest.raises(FedqError, match="not read from a folder"):
+        load("digits", str(tmp_path), holdout=0.2, seed=0)

@@ -214,3 +214,62 @@ def test_evaluation_every_other_round_and_at_the_end() -> None:
     s = simulation(**{"evaluate.every": 2})
     assert [r.accuracy is not None for r in s.rounds(s.initial, 1, 3)] == [False, True, True]
     assert Evaluation().score is None
+
+
+def test_failing_evaluations_are_failures() -> None:
+    s = simulation(**{"evaluate.clients": True})
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no test data")
+
+    s.trainer.evaluate = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(FedqError, match="client 0 failed in round 1: RuntimeError: no test data"):
+        list(s.rounds(s.initial, 1, 1))
+
+
+def test_abandoned_clients_stop_training() -> None:
+    """Closing a round does not wait for the local steps of clients that nobody needs."""
+    import time
+
+    s = simulation(workers=2, **{"client.local_steps": 200_000})
+    playing = s.rounds(s.initial, 1, 1)
+    began = time.monotonic()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    s.grid._grid._app = lambda message, context: (
+        interrupt() if message.metadata.dst_node_id == 1 else slow(message, context)
+    )  # type: ignore[attr-defined]
+    slow = client_app(s.trainer, s.strategy.codec, 0)
+    with pytest.raises(KeyboardInterrupt):
+        next(playing)
+    assert time.monotonic() - began < 20  # the steps would take minutes
+
+
+def test_scores_use_all_the_weights_they_are_given() -> None:
+    s = simulation()
+    before = s.score(s.drawn)
+    zeroed = {**s.drawn, "4.weight": np.zeros_like(s.drawn["4.weight"])}
+    s.score(s.initial)
+    assert s.score(zeroed)[0] == pytest.approx(np.log(10), abs=1e-5)
+    assert s.score(s.drawn) == before
+
+
+@pytest.mark.parametrize("field", ["train-loss", "num-examples"])
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "signsgd"])
+def test_hostile_metrics_are_rejected(field: str, strategy: str) -> None:
+    from flwr.app import MetricRecord
+
+    def spoil(reply: Message) -> Message:
+        reply.content["metrics"] = MetricRecord({**reply.content["metrics"], field: 1e300, "more": 2.0})  # type: ignore[dict-item]
+        return reply
+
+    record = one_round(simulation(strategy=strategy), spoil, {1}, 0.2)
+    assert (record.clients, record.rejected) == (5, 1)
+
+
+def test_huge_values_are_rejected_before_they_overflow() -> None:
+    huge = changed(lambda a: Array(a.dtype, a.shape, a.stype, np.full(a.shape, 3e38, "<f4").tobytes()))
+    record = one_round(simulation(strategy="fedavg"), huge, {1}, 0.2)
+    assert record.rejected == 1

@@ -159,3 +159,103 @@ def test_run_json_is_valid_while_running(tmp_path: Path) -> None:
     run, simulation = begin(config(rounds=2), tmp_path)
     for _ in play(run, simulation):
         assert json.loads((run.path / "run.json").read_text())["status"] == "running"
+
+
+def interrupted(tmp_path: Path, rounds: int) -> Run:
+    run, simulation = begin(config(), tmp_path)
+    playing = play(run, simulation)
+    for _ in range(rounds):
+        next(playing)
+    playing.close()
+    return run
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(straight: Run, tmp_path: Path) -> None:
+    run = interrupted(tmp_path, 3)
+    newest = sorted((run.path / "checkpoints").glob("*.npz"))[-1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    assert resume(run.path).about["weights_sha256"] == straight.about["weights_sha256"]
+
+
+def test_lost_lines_are_played_again(straight: Run, tmp_path: Path) -> None:
+    run = interrupted(tmp_path, 3)
+    lines = (run.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "metrics.jsonl").write_text("".join(lines[:2]))
+    assert untimed(resume(run.path)) == untimed(straight)
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "run.json"])
+def test_damaged_files_are_said(tmp_path: Path, file: str) -> None:
+    run = interrupted(tmp_path, 2)
+    (run.path / file).write_text("{not json\n")
+    with pytest.raises(FedqError, match=f"{file} is damaged") as error:
+        reopen(run.path)
+    assert error.value.exit_code == 4
+
+
+def test_no_checkpoint_can_be_used(tmp_path: Path) -> None:
+    run = interrupted(tmp_path, 2)
+    for file in (run.path / "checkpoints").glob("*.npz"):
+        file.write_bytes(b"")
+    with pytest.raises(FedqError, match="no checkpoint can be used"):
+        resume(run.path)
+
+
+def test_state_with_other_keys_or_values_is_our_mistake(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "x", "", {})
+    with pytest.raises(TypeError, match="must be strings"):
+        run.checkpoint(0, {}, {"nu": {3: 0.5}})
+    with pytest.raises(TypeError):
+        run.checkpoint(0, {}, {"f": object()})
+    run.checkpoint(0, {}, {"nu": np.float32(0.5)})
+    assert (run.latest() or (0, {}, {}))[2] == {"nu": 0.5}
+    assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["round_000000.npz"]
+    run.release()
+
+
+def test_other_rounds_are_written_down(tmp_path: Path) -> None:
+    run = interrupted(tmp_path, 3)
+    with pytest.raises(FedqError, match="3 rounds are played already"):
+        reopen(run.path, rounds=2)
+    longer = resume(run.path, rounds=8)
+    assert longer.config["rounds"] == 8
+    assert longer.about["config_hash"] == config(rounds=8).hash
+
+
+def test_a_killed_run_is_not_running(tmp_path: Path) -> None:
+    run, _ = begin(config(), tmp_path)
+    assert run.status == "running"
+    assert open_run(run.path).status == "running"
+    run.release()
+    assert open_run(run.path).status == "killed"
+    assert "killed, 0 rounds" in repr(open_run(run.path))
+
+
+def test_a_full_disk_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, simulation = begin(config(), tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "checkpoint", full)
+    with pytest.raises(FedqError, match="No space left") as error:
+        list(play(run, simulation))
+    assert (error.value.exit_code, "fedq resume" in error.value.hint) == (4, True)
+
+
+def test_models_whose_results_would_depend_on_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch import nn
+
+    from fedq.models import MODELS
+    from fedq.models.mlp import Mlp
+    from fedq.simulation import build
+
+    for layer in (nn.Dropout(), nn.BatchNorm1d(10)):
+
+        def model(shape: object, classes: int, options: object, layer: nn.Module = layer) -> nn.Module:
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), layer)
+
+        model.Options = Mlp.Options  # type: ignore[attr-defined]
+        monkeypatch.setitem(MODELS, "mlp", model)  # type: ignore[arg-type]
+        with pytest.raises(FedqError, match="running statistics or dropout"):
+            build(config(strategy="fedavg"))
