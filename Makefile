@@ -12,7 +12,7 @@ demo: .venv/installed
 	.venv/bin/fedq demo
 
 test: .venv/installed lint
-	$(PY) -m pytest -n 2 -m "not slow"
+	$(PY) -m pytest -n 2 -m "not slow" --doctest-modules tests fedq
 
 slow: .venv/installed
 	$(PY) -m pytest -m slow

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "FedqError": "fedq.errors",
+    "Options": "fedq.options",
     "Run": "fedq.runs",
     "RunConfig": "fedq.config",
     "codec": "fedq.kernels",
@@ -25,6 +26,7 @@ _PUBLIC = {
 
 __all__ = [
     "FedqError",
+    "Options",
     "Run",
     "RunConfig",
     "__version__",

@@ -50,7 +50,7 @@ class PackedStrategy(Strategy, ABC):
     def __init__(self, setup: Setup, options: Any) -> None:
         self.setup, self.options = setup, options
         self.codec, self.downlink = real(setup.codec), real(setup.downlink)
-        self._global: Arrays = {}
+        self.current: Arrays = {}  # the global model of the round in progress
 
     # --------------------------------------------------------------------------------------------- the model
 
@@ -68,7 +68,7 @@ class PackedStrategy(Strategy, ABC):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One message for each sampled partition, all with the same packed arrays; arguments are not written to."""
-        self._global = records.to_arrays(arrays)
+        self.current = records.to_arrays(arrays)
         return self._messages("train", "sample", server_round, arrays, config, grid)
 
     def check_reply(self, reply: Message) -> None:
@@ -77,9 +77,9 @@ class PackedStrategy(Strategy, ABC):
         if len(content.array_records) != 1 or len(content.metric_records) != 1:
             raise FedqError("FQ302", "a reply needs one array record and one metric record")
         payloads = arrays_of(reply)
-        if set(payloads) != set(self._global):
-            raise FedqError("FQ302", f"a reply with arrays {sorted(payloads)}, expected {sorted(self._global)}")
-        for name, x in self._global.items():
+        if set(payloads) != set(self.current):
+            raise FedqError("FQ302", f"a reply with arrays {sorted(payloads)}, expected {sorted(self.current)}")
+        for name, x in self.current.items():
             if tuple(payloads[name].shape) != x.shape:
                 raise FedqError("FQ302", f"array `{name}` has shape {payloads[name].shape}, expected {x.shape}")
             self.codec.check(payloads[name])

@@ -36,14 +36,14 @@ class FedAvg(PackedStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The weighted mean; see `PackedStrategy.aggregate_train`."""
-        fold = Fold(self.codec, self._global)
+        fold = Fold(self.codec, self.current)
         for reply in good(replies):
             fold.add(reply, 1.0 if self._uniform else examples(reply))
         if fold.empty:
             return None, None
         mean = fold.mean()
         if self.sends == "updates":
-            mean = {name: w + mean[name] for name, w in self._global.items()}
+            mean = {name: w + mean[name] for name, w in self.current.items()}
         return records.to_record(mean), fold.metrics
 
 

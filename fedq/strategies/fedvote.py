@@ -58,7 +58,7 @@ class FedVote(PackedStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The soft vote, clipped; see `PackedStrategy.aggregate_train`."""
-        votes = Fold(self.codec, self._global)
+        votes = Fold(self.codec, self.current)
         for reply in good(replies):
             votes.add(reply, 1.0)
         if votes.empty:

@@ -93,7 +93,7 @@ class Flower(PackedStrategy):
     def _decoded(self, reply: Message) -> Message:
         arrays = {name: self.codec.decode(payload) for name, payload in arrays_of(reply).items()}
         if self.sends == "updates":
-            arrays = {name: self._global[name] + x for name, x in arrays.items()}
+            arrays = {name: self.current[name] + x for name, x in arrays.items()}
         metrics = next(iter(reply.content.metric_records.values())).copy()
         plain = ArrayRecord({name: Array(x) for name, x in arrays.items()})
         return with_content(reply, RecordDict({"arrays": plain, "metrics": metrics}))

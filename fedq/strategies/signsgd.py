@@ -37,11 +37,11 @@ class SignSgd(PackedStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """A step against the majority; see `PackedStrategy.aggregate_train`."""
-        votes = Fold(self.codec, self._global)
+        votes = Fold(self.codec, self.current)
         for reply in good(replies):
             votes.add(reply, 1.0)
         if votes.empty:
             return None, None
         lr = np.float32(self.setup.lr)
-        moved = {n: self._global[n] - lr * np.sign(m).astype(np.float32, copy=False) for n, m in votes.mean().items()}
+        moved = {n: self.current[n] - lr * np.sign(m).astype(np.float32, copy=False) for n, m in votes.mean().items()}
         return records.to_record(moved), votes.metrics
