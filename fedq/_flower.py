@@ -6,6 +6,7 @@ by the SuperLink, so an in-process grid must set them itself. Importing this mod
 
 import logging
 import os
+from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
@@ -39,7 +40,9 @@ def isolated(message: Message) -> Message:
 
 def with_content(message: Message, content: RecordDict) -> Message:
     """A message with the same sender, receiver and ids, and other content."""
-    return Message(content, metadata=message.metadata)
+    made: Any = Message
+    replaced: Message = made(content, metadata=message.metadata)
+    return replaced
 
 
 def quiet() -> None:
@@ -47,6 +50,8 @@ def quiet() -> None:
     logger = logging.getLogger("flwr")
     logger.handlers.clear()
     logger.parent = logging.getLogger("fedq")
+    if not logger.parent.handlers:
+        logger.parent.addHandler(logging.NullHandler())
     logger.propagate = True
 
 

@@ -6,11 +6,12 @@ The strategy brings defaults of its own; each part (strategy, client, model) che
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from pydantic import Field, ValidationError
 
@@ -22,6 +23,8 @@ from fedq.models import MODELS, model
 from fedq.options import Options
 from fedq.settings import Setting, Settings, flatten, nest, read_toml
 from fedq.strategies import STRATEGIES, strategy
+
+V = TypeVar("V")
 
 PARTS = {"strategy": (strategy, STRATEGIES), "client": (client, CLIENTS), "model": (model, MODELS)}
 NOT_HASHED = {"data.dir", "workers"}  # they change where a run happens, never its bits
@@ -43,7 +46,7 @@ class DataOptions(Options):
         description="a data set: digits, mnist, fashion_mnist, cifar10 or owner/name of the hub",
     )
     dir: str = Field("", description="a folder in the hub's layout to read it from")
-    partition: str = Field("dirichlet:0.5", description="iid, dirichlet:ALPHA or pathological:N")
+    partition: str = Field("dirichlet:0.5", description="iid or dirichlet:ALPHA")
     holdout: float = Field(0.2, gt=0, lt=1, description="share held out for testing where there is no test split")
 
 
@@ -64,9 +67,9 @@ class Scalars(Options):
 
     seed: int = Field(0, ge=0, lt=2**63, description="every random choice follows from it")
     rounds: int = Field(20, ge=1, description="rounds of training")
-    clients: int = Field(20, ge=1, description="partitions of the data, each one client")
+    clients: int = Field(20, ge=1, le=10**9, description="partitions of the data, each one client")
     per_round: int | None = Field(None, ge=1, description="clients that take part in a round; all if not given")
-    codec: str = Field("", description="how arrays travel up")
+    codec: str = Field("float32", description="how arrays travel up")
     downlink: str = Field("float32", description="how arrays travel down")
     tolerate: float = Field(0.0, ge=0, le=1, description="share of clients that may fail in a round")
     workers: int | None = Field(None, ge=1, description="threads that train clients; chosen by the model if not given")
@@ -83,6 +86,7 @@ class RunConfig:
     strategy: Part
     client: Part
     model: Part
+    origins: Settings = field(default_factory=dict, compare=False, repr=False)  # where the user gave each key
 
     @property
     def per_round(self) -> int:
@@ -95,7 +99,7 @@ class RunConfig:
         sections = {k: top.pop(k) for k in ("data", "evaluate")}
         parts = {k: getattr(self, k) for k in PARTS}
         named = {k: {"name": p.name, **p.options.model_dump(mode="json", exclude_none=True)} for k, p in parts.items()}
-        return {**top, "per_round": self.per_round, **named, **sections}
+        return {**top, **named, **sections}
 
     def to_toml(self) -> str:
         """The text of run.toml."""
@@ -114,16 +118,13 @@ class RunConfig:
 
         A new strategy, client or model starts from its own defaults.
         """
-        given = {k.replace("__", "."): v for k, v in changes.items()}
-        given = {f"{k}.name" if k in (*PARTS, "data") else k: v for k, v in given.items()}
+        given = named(flatten({k.replace("__", "."): v for k, v in changes.items()}))
         now = flatten(self.as_dict())
         for part in PARTS:
             old = now.get(f"{part}.name")
             if given.get(f"{part}.name", old) != old:
                 gone = ("strategy.", "client.", "codec") if part == "strategy" else (f"{part}.",)
                 now = {k: v for k, v in now.items() if not k.startswith(gone)}
-        if "clients" in given and "per_round" not in given and self.per_round == self.top.clients:
-            del now["per_round"]
         return make_config({**now, **given})
 
 
@@ -140,8 +141,11 @@ def load_config(path: str | Path) -> RunConfig:
 
 def resolve(settings: Settings) -> RunConfig:
     """Check settings and add defaults. FedqError for the first wrong one; the others stand in its `also`."""
-    settings = {f"{k}.name" if k in (*PARTS, "data") else k: s for k, s in settings.items()}
+    settings = named(settings)
     errors: list[FedqError] = []
+    if settings.get("data.dir", Setting("")).value and "data.name" not in settings:
+        folder = settings["data.dir"]
+        settings["data.name"] = Setting(Path(str(folder.value)).name or "data", folder.where, folder.from_file)
     name = settings.get("strategy.name", Setting("fedvote"))
     chosen = _attempt([], name, lambda: strategy(name.value))
     defaults = flatten(chosen.defaults) if chosen else {"client.name": "sgd", "codec": "float32"}
@@ -159,13 +163,41 @@ def resolve(settings: Settings) -> RunConfig:
         )
         if top.per_round is not None and top.per_round > top.clients:
             given = merged["per_round"]
-            errors.append(FedqError("FQ105", f"{top.per_round} clients per round, but there are {top.clients} clients",
-                                    where=given.where, from_file=given.from_file, hint="raise --clients or lower --per-round"))  # fmt: skip
+            errors.append(
+                FedqError(
+                    "FQ105",
+                    f"{top.per_round} clients per round, but there are {top.clients} clients",
+                    where=given.where,
+                    from_file=given.from_file,
+                    hint="raise --clients or lower --per-round",
+                )
+            )
     if errors:
         errors[0].also = tuple(errors[1:])
         raise errors[0]
     assert top is not None
-    return RunConfig(top, *(p for p in parts.values() if p))
+    if top.per_round == top.clients:
+        top = top.model_copy(update={"per_round": None})
+    made = {name: part for name, part in parts.items() if part}
+    return RunConfig(top=top, **made, origins=merged)
+
+
+@contextmanager
+def blaming(settings: Settings) -> Iterator[None]:
+    """Say of a FedqError that names a setting where the user gave it."""
+    try:
+        yield
+    except FedqError as error:
+        given = settings.get(error.key, Setting(None))
+        if not error.key or error.where:
+            raise
+        where = given.where or f"{error.key} = {given.value} (a default)" if given.value is not None else error.key
+        raise FedqError(error.code, error.message, where=where, hint=error.hint, from_file=given.from_file) from error
+
+
+def named(keys: Mapping[str, V]) -> dict[str, V]:
+    """Dotted keys, with a part's bare name written out: `strategy` is `strategy.name`."""
+    return {f"{k}.name" if k in (*PARTS, "data") else k: v for k, v in keys.items()}
 
 
 def _overridden(key: str, settings: Settings, defaults: Mapping[str, Any]) -> bool:
@@ -186,9 +218,10 @@ def _part(part: str, merged: Settings, errors: list[FedqError]) -> Part | None:
 
 
 def _checked(kind: type[Options], prefix: str, own: Settings, errors: list[FedqError]) -> Any:
-    values = nest({k.removeprefix(prefix): s.value for k, s in own.items()})
+    frozen = {k: tuple(s.value) if isinstance(s.value, list) else s.value for k, s in own.items()}
+    values = nest({k.removeprefix(prefix): v for k, v in frozen.items()})
     try:
-        return kind.model_validate(values, strict=False)
+        return kind.model_validate(values, strict=True)
     except ValidationError as error:
         errors += [_explained(dict(e), kind, prefix, own) for e in error.errors()]
     return None
@@ -206,15 +239,29 @@ def _explained(e: dict[str, Any], kind: type[Options], prefix: str, own: Setting
         for p in path[:-1]:
             fields = fields[p].annotation.model_fields  # type: ignore[union-attr]
         known = [*fields, *(["name"] if prefix else PARTS if len(path) == 1 else [])]
-        return FedqError("FQ102", f"unknown key `{key}`", hint=nearest(path[-1], known), **place)
+        hint = nearest(path[-1], known) if prefix or len(path) > 1 else _elsewhere(key) or nearest(key, known)
+        return FedqError("FQ102", f"unknown key `{key}`", hint=hint, **place)
     said = e["msg"][0].lower() + e["msg"][1:]
     return FedqError("FQ103", f"`{key}` is {given.value!r}: {said}", **place)
 
 
+def _elsewhere(key: str) -> str:
+    """A hint for a key that belongs into a section: `lr` or `client_lr` for `client.lr`."""
+    from fedq.clients.local import TrainOptions
+
+    sections: dict[str, type[Options]] = {"client": TrainOptions, "data": DataOptions, "evaluate": EvaluateOptions}
+    dotted = [f"{section}.{field}" for section, kind in sections.items() for field in kind.model_fields]
+    meant = next((d for d in dotted if key in (d.split(".")[1], d.replace(".", "_"))), None)
+    return f"did you mean `{meant}`?" if meant else ""
+
+
 def _attempt(errors: list[FedqError], given: Setting, look: Any) -> Any:
+    place: dict[str, Any] = {"where": given.where, "from_file": given.from_file}
+    if not isinstance(given.value, str | None):
+        errors.append(FedqError("FQ103", f"a name is wanted, not {given.value!r}", **place))
+        return None
     try:
         return look()
     except FedqError as error:
-        errors.append(FedqError(error.code, error.message, where=given.where or error.where, hint=error.hint,
-                                from_file=given.from_file))  # fmt: skip
+        errors.append(FedqError(error.code, error.message, hint=error.hint, **place))
         return None

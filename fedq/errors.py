@@ -28,6 +28,7 @@ CODES = {
     "FQ302": "a malformed payload",
     "FQ303": "a value that cannot be encoded",
     "FQ304": "no reply could be used",
+    "FQ305": "the strategy failed",
 }
 
 
@@ -36,14 +37,17 @@ class FedqError(Exception):
     """An error in the user's words.
 
     `where` is a flag, `file:line`, a path or a client; `from_file` tells a wrong value in a file (exit 3) from one
-    on the command line (exit 2); `hint` is a word or a command to type.
+    on the command line (exit 2); `hint` is a word or a command to type; `key` is the setting at fault, from which
+    whoever knows the settings fills in `where`.
     """
 
-    def __init__(self, code: str, message: str, *, where: str = "", hint: str = "", from_file: bool = False) -> None:
+    def __init__(
+        self, code: str, message: str, *, where: str = "", hint: str = "", key: str = "", from_file: bool = False
+    ) -> None:
         assert code in CODES, code
         super().__init__(message)
         self.code, self.message, self.where, self.hint = code, message, where, hint
-        self.from_file = from_file
+        self.key, self.from_file = key, from_file
         self.also: tuple[FedqError, ...] = ()  # further errors found at the same time
 
     @property
@@ -62,11 +66,11 @@ class FedqError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.code, self.message, self.where, self.hint, self.from_file)
+        return _rebuild, (self.code, self.message, self.where, self.hint, self.key, self.from_file)
 
 
-def _rebuild(code: str, message: str, where: str, hint: str, from_file: bool) -> FedqError:
-    return FedqError(code, message, where=where, hint=hint, from_file=from_file)
+def _rebuild(code: str, message: str, where: str, hint: str, key: str, from_file: bool) -> FedqError:
+    return FedqError(code, message, where=where, hint=hint, key=key, from_file=from_file)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -48,7 +48,7 @@ class MeteredGrid(Grid):
     """Any grid, with every message entered in a ledger as it passes."""
 
     def __init__(self, grid: Grid, ledger: Ledger) -> None:
-        self._grid, self._ledger = grid, ledger
+        self._grid, self.ledger = grid, ledger
 
     @property
     def run(self) -> Run:
@@ -88,10 +88,10 @@ class MeteredGrid(Grid):
 
     def _outgoing(self, messages: Iterable[Message]) -> Iterator[Message]:
         for message in messages:
-            self._ledger.sent(message)
+            self.ledger.sent(message)
             yield message
 
     def _incoming(self, replies: Iterable[Message]) -> Iterator[Message]:
         for reply in replies:
-            self._ledger.received(reply)
+            self.ledger.received(reply)
             yield reply

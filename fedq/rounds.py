@@ -5,7 +5,7 @@ arrives, the strategy folds it, the ledger has counted both ways, the server eva
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from time import perf_counter
@@ -15,8 +15,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 
 from fedq.errors import FedqError
 from fedq.kernels import records
-from fedq.ledger import Ledger, MeteredGrid
-from fedq.strategies.base import Arrays, PackedStrategy
+from fedq.kernels.records import Arrays
+from fedq.ledger import MeteredGrid
+from fedq.strategies.base import PackedStrategy
 from fedq.strategies.sampling import nodes
 
 log = logging.getLogger("fedq")
@@ -69,7 +70,6 @@ class Evaluation:
 def rounds(
     strategy: PackedStrategy,
     grid: MeteredGrid,
-    ledger: Ledger,
     arrays: ArrayRecord,
     *,
     first: int,
@@ -79,20 +79,20 @@ def rounds(
 ) -> Iterator[RoundRecord]:
     """Play rounds `first ... last` from the global model `arrays`; each record carries the next model.
 
-    FedqError FQ301 or FQ302 when more than a share `tolerate` of a round's clients failed or sent malformed payloads (so 0 stops
-    at the first), FQ304 when no reply could be used. The records before stand.
+    FedqError FQ301 or FQ302 when more than a share `tolerate` of a round's clients failed or sent malformed payloads
+    (so 0 stops at the first), FQ304 when no reply could be used. The records before stand.
     """
     for round_ in range(first, last + 1):
         started = perf_counter()
-        ledger.clear()
-        tally = _Tally()
+        grid.ledger.clear()
         messages = list(strategy.configure_train(round_, arrays, ConfigRecord(), grid))
-        replies = _usable(grid.send_and_receive(messages), strategy, grid, len(messages), tolerate, tally)
+        tally = _Tally(round_, allowed=tolerate * len(messages))
+        replies = tally.usable(grid.send_and_receive(messages), strategy.check_reply, grid)
         mean, metrics = strategy.aggregate_train(round_, replies)
         if mean is None:
             raise FedqError("FQ304", f"no reply could be used in round {round_}", hint=f"the last: {tally.why}")
         arrays = mean
-        up, down = ledger.totals("train")
+        up, down = grid.ledger.totals("train")
         due = round_ % evaluation.every == 0 or round_ == last
         yield RoundRecord(
             round=round_,
@@ -106,7 +106,7 @@ def rounds(
             failed=tally.failed,
             rejected=tally.rejected,
             epsilon=None,
-            **_client_scores(strategy, grid, ledger, arrays, round_, due and evaluation.clients),
+            **_client_scores(strategy, grid, arrays, round_, due and evaluation.clients, tolerate),
             seconds=perf_counter() - started,
             arrays=arrays,
         )
@@ -114,46 +114,43 @@ def rounds(
 
 @dataclass
 class _Tally:
+    """Replies of one exchange: those that could be used, and how many may be lost before the run stops."""
+
+    round: int
+    allowed: float
     clients: int = 0
     failed: int = 0
     rejected: int = 0
     why: str = "no client was sampled"
 
-
-def _usable(
-    replies: Iterable[Message],
-    strategy: PackedStrategy,
-    grid: MeteredGrid,
-    expected: int,
-    tolerate: float,
-    tally: _Tally,
-) -> Iterator[Message]:
-    """The replies that the strategy can fold; counts the others, and stops at the first that is too many."""
-    for reply in replies:
-        client = f"client {nodes(grid).index(reply.metadata.src_node_id)}"
-        code, hint = "FQ301", "the traceback is in log.txt; --tolerate SHARE goes on without failed clients"
-        if reply.has_error():
-            tally.failed += 1
-            tally.why = f"{client} failed: {reply.error.reason}"
-        else:
-            try:
-                strategy.check_reply(reply)
-            except FedqError as error:
-                tally.rejected += 1
-                code, tally.why = "FQ302", f"{client} was rejected: {error.message}"
+    def usable(
+        self, replies: Iterable[Message], check: Callable[[Message], None], grid: MeteredGrid
+    ) -> Iterator[Message]:
+        """The replies that pass `check`; counts the others, and stops at the first that is too many."""
+        for reply in replies:
+            lost = ""
+            if reply.has_error():
+                self.failed, lost = self.failed + 1, f"failed in round {self.round}: {reply.error.reason}"
             else:
-                tally.clients += 1
+                try:
+                    check(reply)
+                except FedqError as error:
+                    self.rejected, lost = self.rejected + 1, f"was rejected in round {self.round}: {error.message}"
+            if not lost:
+                self.clients += 1
                 yield reply
                 continue
-        log.warning("%s", tally.why)
-        if tally.failed + tally.rejected > tolerate * expected:
-            raise FedqError(code, tally.why, hint=hint)
+            self.why = f"client {nodes(grid).index(reply.metadata.src_node_id)} {lost}"
+            log.warning("%s", self.why)
+            if self.failed + self.rejected > self.allowed:
+                code = "FQ301" if reply.has_error() else "FQ302"
+                hint = "more is in log.txt; --tolerate SHARE goes on without such clients"
+                raise FedqError(code, self.why, hint=hint)
 
 
-def _server_scores(strategy: PackedStrategy, arrays: ArrayRecord, score: Score | None) -> dict[str, float | None]:
-    none = {"accuracy": None, "deployed_accuracy": None, "loss": None}
+def _server_scores(strategy: PackedStrategy, arrays: ArrayRecord, score: Score | None) -> dict[str, Any]:
     if score is None:
-        return none
+        return {"accuracy": None, "deployed_accuracy": None, "loss": None}
     weights = records.to_arrays(arrays)
     loss, accuracy = score(weights)
     deployed = strategy.deployed(weights)
@@ -165,17 +162,16 @@ def _server_scores(strategy: PackedStrategy, arrays: ArrayRecord, score: Score |
 
 
 def _client_scores(
-    strategy: PackedStrategy, grid: MeteredGrid, ledger: Ledger, arrays: ArrayRecord, round_: int, due: bool
+    strategy: PackedStrategy, grid: MeteredGrid, arrays: ArrayRecord, round_: int, due: bool, tolerate: float
 ) -> dict[str, Any]:
     if not due:
         return {"client_accuracy": None, "client_accuracy_std": None, "evaluate_bytes": None}
-    messages = strategy.configure_evaluate(round_, arrays, ConfigRecord(), grid)
-    found = strategy.aggregate_evaluate(round_, grid.send_and_receive(messages)) or {}
+    messages = list(strategy.configure_evaluate(round_, arrays, ConfigRecord(), grid))
+    tally = _Tally(round_, allowed=tolerate * len(messages))
+    replies = tally.usable(grid.send_and_receive(messages), strategy.check_evaluation, grid)
+    found: Mapping[str, Any] = strategy.aggregate_evaluate(round_, replies) or {}
     return {
         "client_accuracy": found.get("client-accuracy"),
         "client_accuracy_std": found.get("client-accuracy-std"),
-        "evaluate_bytes": sum(ledger.totals("evaluate")),
+        "evaluate_bytes": sum(grid.ledger.totals("evaluate")),
     }
-
-
-

@@ -22,6 +22,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,9 @@ class Run:
         self.path = path
         self._lock: IO[str] | None = _locked(path) if lock else None
 
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {self.status}, {len(self.records())} rounds>"
+
     # --------------------------------------------------------------------------------------------- write
 
     @classmethod
@@ -53,8 +57,12 @@ class Run:
             path = _fresh(Path(out).expanduser() / name)
             (path / "checkpoints").mkdir(parents=True)
         except OSError as error:
-            raise FedqError("FQ206", f"cannot make a run directory: {error}", where=f"--out {out}",
-                            hint="choose another folder with --out") from error  # fmt: skip
+            raise FedqError(
+                "FQ206",
+                f"cannot make a run directory: {error}",
+                where=f"--out {out}",
+                hint="choose another folder with --out",
+            ) from error
         run = cls(path, lock=True)
         _write(path / "run.toml", toml.encode())
         run.update(status="running", started=_now(), resumed_at=[], **about, **provenance())
@@ -64,10 +72,17 @@ class Run:
         """Change keys of run.json."""
         _write(self.path / "run.json", json.dumps({**self.about, **values}, indent=2).encode() + b"\n")
 
+    def configure(self, toml: str, **about: Any) -> None:
+        """Replace run.toml, and change keys of run.json."""
+        _write(self.path / "run.toml", toml.encode())
+        self.update(**about)
+
     def append(self, metrics: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def checkpoint(self, round_: int, arrays: Arrays, state: Mapping[str, Any]) -> None:
         """Save the model and the strategy's state after a round; older checkpoints but one are removed."""
@@ -102,7 +117,10 @@ class Run:
     def about(self) -> dict[str, Any]:
         """run.json."""
         file = self.path / "run.json"
-        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        try:
+            found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        except ValueError as error:
+            raise _damaged(file, error) from error
         return found
 
     @property
@@ -112,11 +130,26 @@ class Run:
 
         return tomllib.loads((self.path / "run.toml").read_text())
 
+    @property
+    def status(self) -> str:
+        """running, done, failed, interrupted; or killed, where a running one's process is gone."""
+        status = str(self.about.get("status", "unknown"))
+        if status == "running" and self._lock is None:
+            try:
+                _locked(self.path, mark=False).close()
+            except FedqError:
+                return status
+            return "killed"
+        return status
+
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line torn by a crash is left out."""
         file = self.path / "metrics.jsonl"
         lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-        return [json.loads(line) for line in lines]
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise _damaged(file, error) from error
 
     @property
     def metrics(self) -> Any:
@@ -126,27 +159,64 @@ class Run:
         return pd.DataFrame(self.records())
 
     def latest(self) -> tuple[int, dict[str, NDArray[np.float32]], dict[str, Any]] | None:
-        """Round, model and strategy state of the last checkpoint; None if there is none."""
-        for file in reversed(self._checkpoints()):
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {k: stored[k] for k in stored.files}
-            state = _taken(json.loads(arrays.pop("state").tobytes()), arrays)
+        """Round, model and strategy state of the last whole checkpoint that all its lines precede; None without any.
+
+        FedqError FQ205 if there are checkpoints and none can be used.
+        """
+        files, lines, why = self._checkpoints(), len(self.records()), "metrics.jsonl is behind them"
+        for file in reversed(files):
+            round_ = int(file.stem.removeprefix("round_"))
+            if round_ > lines:
+                continue
+            try:
+                with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+                    arrays = {k: stored[k] for k in stored.files}
+                state = _taken(json.loads(arrays.pop("state").tobytes()), arrays)
+            except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+                why = f"{file.name}: {error}"
+                continue
             model = {k.removeprefix("model/"): x for k, x in arrays.items() if k.startswith("model/")}
-            return int(file.stem.removeprefix("round_")), model, state
+            return round_, model, state
+        if files:
+            raise FedqError(
+                "FQ205",
+                f"no checkpoint can be used: {why}",
+                where=str(self.path / "checkpoints"),
+                hint=f"start again: fedq simulate {self.path / 'run.toml'}",
+            )
         return None
 
     def totals(self) -> dict[str, Any]:
         """The run's totals under the names of its lines: sums of bytes, counts and seconds, last of the rest."""
         lines = self.records()
         about, config = self.about, self.config
-        summed = ("up_bytes", "down_bytes", "wire_up_bytes", "wire_down_bytes", "failed", "rejected", "seconds", "evaluate_bytes")
+        summed = (
+            "up_bytes",
+            "down_bytes",
+            "wire_up_bytes",
+            "wire_down_bytes",
+            "failed",
+            "rejected",
+            "seconds",
+            "evaluate_bytes",
+        )
         last = {k: next((m[k] for m in reversed(lines) if m[k] is not None), None) for k in (lines[0] if lines else ())}
         sums = {k: sum(m[k] for m in lines if m[k] is not None) if last.get(k) is not None else None for k in summed}
         named = {k: config[k]["name"] for k in ("strategy", "data", "model")}
-        return {**last, **sums, "round": None, **named, "codec": config["codec"], "seed": config["seed"],
-                "rounds": len(lines), "clients": config["clients"], "per_round": config["per_round"],
-                "status": about.get("status"), "weights_sha256": about.get("weights_sha256"),
-                "run_dir": str(self.path)}  # fmt: skip
+        last.pop("round", None)
+        return {
+            **last,
+            **sums,
+            **named,
+            "codec": config["codec"],
+            "seed": config["seed"],
+            "rounds": len(lines),
+            "clients": config["clients"],
+            "per_round": config.get("per_round", config["clients"]),
+            "status": self.status,
+            "weights_sha256": about.get("weights_sha256"),
+            "run_dir": str(self.path),
+        }
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("round_*.npz"))
@@ -156,8 +226,12 @@ def open_run(path: str | Path, *, lock: bool = False) -> Run:
     """The run in a directory. FedqError FQ203 if it is none, FQ204 if `lock` and another process writes to it."""
     path = Path(path).expanduser()
     if not (path / "run.toml").is_file():
-        raise FedqError("FQ203", f"`{path}` is not a run: it has no run.toml", where=str(path),
-                        hint="runs stand in runs/ by default: fedq show runs")  # fmt: skip
+        raise FedqError(
+            "FQ203",
+            f"`{path}` is not a run: it has no run.toml",
+            where=str(path),
+            hint="runs stand in runs/ by default: fedq show runs",
+        )
     return Run(path, lock=lock)
 
 
@@ -179,6 +253,11 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def _damaged(file: Path, error: Exception) -> FedqError:
+    hint = f"start again: fedq simulate {file.parent / 'run.toml'}"
+    return FedqError("FQ203", f"{file.name} is damaged: {error}", where=str(file), hint=hint)
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -186,7 +265,7 @@ def _now() -> str:
 def _fresh(path: Path) -> Path:
     """`path`, or the first of path-2, path-3 ... that does not exist. FedqError FQ204 if `path` is being written."""
     if path.exists() and (path / "run.toml").exists():
-        _locked(path).close()
+        _locked(path, mark=False).close()
     number, fresh = 1, path
     while fresh.exists():
         number += 1
@@ -194,7 +273,7 @@ def _fresh(path: Path) -> Path:
     return fresh
 
 
-def _locked(path: Path) -> IO[str]:
+def _locked(path: Path, *, mark: bool = True) -> IO[str]:
     """An exclusive lock on a run directory; the system lets it go when the process ends, however it ends."""
     file = (path / "lock").open("a+", encoding="utf-8")
     try:
@@ -203,8 +282,14 @@ def _locked(path: Path) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
-        raise FedqError("FQ204", f"the run is in use by {holder}", where=str(path),
-                        hint="wait for it to end, or change the seed or another setting") from None  # fmt: skip
+        raise FedqError(
+            "FQ204",
+            f"the run is in use by {holder}",
+            where=str(path),
+            hint="wait for it to end, or change the seed or another setting",
+        ) from None
+    if not mark:
+        return file
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
@@ -222,11 +307,14 @@ class _replacing:  # noqa: N801 - used as a function
         return self._file
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            self._temporary.replace(self._path)
+        try:
+            with self._file:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            if kind is None:
+                self._temporary.replace(self._path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -240,7 +328,11 @@ def _stowed(value: Any, stored: dict[str, Any]) -> Any:
         place = f"state/{len(stored)}"
         stored[place] = value
         return {"$array": place}
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, Mapping):
+        if not all(isinstance(k, str) for k in value):
+            raise TypeError("keys of a strategy's state must be strings: JSON has no others")
         return {k: _stowed(v, stored) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_stowed(v, stored) for v in value]

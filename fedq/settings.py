@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from fedq.errors import FedqError
 
@@ -20,20 +20,23 @@ class Setting:
     from_file: bool = False
 
 
-Settings = Mapping[str, Setting]
-
-
-Settings = Mapping[str, Setting]
+Settings: TypeAlias = Mapping[str, Setting]
 
 
 def read_toml(path: str | Path) -> dict[str, Setting]:
     """The settings of a TOML file, each with its line. FedqError FQ104 if it is not there or not TOML."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        file = Path(path) / "run.toml" if Path(path).is_dir() else Path(path)
+        text = file.read_text(encoding="utf-8-sig")
         values = flatten(tomllib.loads(text))
     except (OSError, UnicodeDecodeError) as error:
-        raise FedqError("FQ104", f"cannot read `{path}`: {error}", where=str(path), from_file=True,
-                        hint="name a TOML file, such as the run.toml of a run") from error  # fmt: skip
+        raise FedqError(
+            "FQ104",
+            f"cannot read `{path}`: {error}",
+            where=str(path),
+            from_file=True,
+            hint="name a TOML file, such as the run.toml of a run",
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise FedqError("FQ104", f"not valid TOML: {error}", where=str(path), from_file=True) from error
     lines = _lines(text)
@@ -52,27 +55,38 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def parse_set(texts: Iterable[str]) -> dict[str, Setting]:
     """`--set K=V` flags: V is read as TOML, and as a plain word where that fails."""
-    settings = {}
+    settings: dict[str, Setting] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not (equals and re.fullmatch(r"[\w.]+", key.strip())):
-            raise FedqError("FQ106", f"`--set {text}` is not of the form KEY=VALUE", where=f"--set {text}",
-                            hint="such as --set client.momentum=0.9")  # fmt: skip
+            raise FedqError(
+                "FQ106",
+                f"`--set {text}` is not of the form KEY=VALUE",
+                where=f"--set {text}",
+                hint="such as --set client.momentum=0.9",
+            )
         try:
             parsed = tomllib.loads(f"v = {value}")["v"]
         except tomllib.TOMLDecodeError:
             parsed = value.strip()
-        settings[key.strip()] = Setting(parsed, f"--set {text}")
+        settings |= {k: Setting(v, f"--set {text}") for k, v in flatten({key.strip(): parsed}).items()}
     return settings
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to nested tables."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *tables, last = key.split(".")
         inner = nested
         for table in tables:
             inner = inner.setdefault(table, {})
+            if not isinstance(inner, dict):
+                raise FedqError(
+                    "FQ102", f"`{table}` is a value, so there is no key `{key}`", where=f"{key} = {value!r}"
+                )
+        if isinstance(inner.get(last), dict):
+            raise FedqError("FQ102", f"`{key}` is a section, not a value", where=f"{key} = {value!r}")
         inner[last] = value
     return nested
 

@@ -1,8 +1,8 @@
-"""From a config to a finished run: the parts are built, the rounds are played, every one is saved before it is shown."""
+"""From a config to a finished run: parts are built, rounds are played, every one is saved before it is shown."""
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import cpu_count
 from pathlib import Path
@@ -13,20 +13,21 @@ import torch
 from fedq import _flower
 from fedq.clients import client
 from fedq.clients.app import client_app
+from fedq.clients.local import LocalAlgorithm
 from fedq.clients.trainer import Shards, Trainer
-from fedq.config import RunConfig, make_config, resolve
+from fedq.config import RunConfig, blaming, make_config, resolve
 from fedq.data import Dataset, load
 from fedq.data.partition import partition
 from fedq.errors import FedqError
 from fedq.grids import LocalGrid
 from fedq.kernels import codec, records
+from fedq.kernels.records import Arrays
 from fedq.ledger import Ledger, MeteredGrid
 from fedq.models.network import Blueprint
 from fedq.rounds import Evaluation, RoundRecord, rounds
 from fedq.runs import Run, open_run
 from fedq.settings import read_toml
 from fedq.strategies import PackedStrategy, Setup, strategy
-from fedq.strategies.base import Arrays
 from fedq.strategies.sampling import Sampling
 from fedq.until import Until
 
@@ -46,8 +47,8 @@ class Simulation:
     drawn: Arrays
     trainer: Trainer
     workers: int
-    ledger: Ledger
     grid: MeteredGrid
+    warnings: tuple[str, ...]
 
     def score(self, weights: Arrays) -> tuple[float, float]:
         """Loss and accuracy on the test examples."""
@@ -58,35 +59,59 @@ class Simulation:
         top = self.config.top
         evaluation = Evaluation(self.score, top.evaluate.every, top.evaluate.clients)
         start = records.to_record(arrays)
-        return rounds(self.strategy, self.grid, self.ledger, start, first=first, last=last,
-                      evaluation=evaluation, tolerate=top.tolerate)  # fmt: skip
+        with one_torch_thread():
+            yield from rounds(
+                self.strategy, self.grid, start, first=first, last=last, evaluation=evaluation, tolerate=top.tolerate
+            )
 
 
 def build(config: RunConfig) -> Simulation:
     """Load the data, share it among clients, and make strategy, trainer and grid. FedqError if they do not fit."""
     _flower.quiet()
-    top = config.top
-    data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
-    blueprint = Blueprint(config.model.name, config.model.options, data.shape, data.classes, top.seed)
-    sampling = Sampling(top.seed, top.clients, config.per_round)
-    setup = Setup(sampling, codec(top.codec), codec(top.downlink), config.client.options.lr)
-    server = strategy(config.strategy.name)(setup, config.strategy.options)
-    algorithm = client(config.client.name)(config.client.options)
-    if (server.sends == "gradient") != (algorithm.returns == "gradient"):
-        raise FedqError("FQ105", f"`{config.strategy.name}` needs a client that returns "
-                        f"{'a gradient' if server.sends == 'gradient' else 'weights'}, and `{config.client.name}` does not",
-                        hint="leave client.name out: the strategy knows its own")  # fmt: skip
-    drawn = blueprint.initial_weights()
-    initial = server.initial(drawn, blueprint.voted(), top.seed)
-    kept = top.evaluate.kept if top.evaluate.clients else 0.0
-    shards = Shards(data, partition(data.train.y, top.data.partition, top.clients, top.seed), kept, top.seed)
-    trainer = Trainer(blueprint, shards, algorithm, config.client.options, sends=server.sends,
-                      evaluation_batch=top.evaluate.batch_size)  # fmt: skip
+    with blaming(config.origins):
+        top, o = config.top, config.client.options
+        sampling = Sampling(top.seed, top.clients, config.per_round)
+        setup = Setup(sampling, codec(top.codec), codec(top.downlink), o.lr)
+        server: PackedStrategy = strategy(config.strategy.name)(setup, config.strategy.options)
+        algorithm: LocalAlgorithm = client(config.client.name)(o)
+        _check_gradients(config, server, algorithm)
+        data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
+        blueprint = Blueprint(config.model.name, config.model.options, data.shape, data.classes, top.seed)
+        warned = tuple(_check_norms(config, blueprint))
+        drawn = blueprint.initial_weights()
+        initial = server.initial(drawn, blueprint.hidden(), top.seed)
+        kept = top.evaluate.kept if top.evaluate.clients else 0.0
+        shards = Shards(data, partition(data.train.y, top.data.partition, top.clients, top.seed), kept, top.seed)
+        batch = top.evaluate.batch_size
+        trainer = Trainer(blueprint, shards, algorithm, o, sends=server.sends, evaluation_batch=batch)
     trained = sum(x.size for x in initial.values())
     workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
-    ledger = Ledger()
-    grid = MeteredGrid(LocalGrid(client_app(trainer, server.codec, top.seed), top.clients, workers=workers), ledger)
-    return Simulation(config, data, server, initial, drawn, trainer, workers, ledger, grid)
+    app = client_app(trainer, server.codec, top.seed)
+    grid = MeteredGrid(LocalGrid(app, top.clients, workers=workers, stop=trainer.stop), Ledger())
+    return Simulation(config, data, server, initial, drawn, trainer, workers, grid, warned)
+
+
+def _check_gradients(config: RunConfig, server: PackedStrategy, algorithm: LocalAlgorithm) -> None:
+    if (server.sends == "gradient") != (algorithm.returns == "gradient"):
+        wanted = "a gradient" if server.sends == "gradient" else "weights"
+        raise FedqError(
+            "FQ105",
+            f"`{config.strategy.name}` needs a client that returns {wanted}, and `{config.client.name}` does not",
+            key="client.name",
+            hint="leave client.name out: the strategy knows its own",
+        )
+
+
+def _check_norms(config: RunConfig, blueprint: Blueprint) -> Iterator[str]:
+    if blueprint.normalised() and config.client.options.batch_size < 2:
+        raise FedqError(
+            "FQ105",
+            f"`{config.model.name}` has batch norm, which needs batches of at least 2 examples",
+            key="client.batch_size",
+            hint="raise --batch-size, or --set model.norm=none where the model has that",
+        )
+    if config.client.name == "latent" and not blueprint.normalised():
+        yield f"`{config.model.name}` has no batch norm, so activations of +-1 weights grow with every layer"
 
 
 def begin(config: RunConfig, out: str | Path) -> tuple[Run, Simulation]:
@@ -105,20 +130,38 @@ def reopen(path: str | Path, *, rounds: int | None = None) -> tuple[Run, Simulat
     FedqError FQ203 or FQ204 if there is none or it is in use, FQ205 if it is finished or its data have changed.
     """
     run = open_run(path, lock=True)
-    settings = read_toml(run.path / "run.toml")
-    config = resolve(settings)
+    try:
+        return run, _rebuilt(run, rounds)
+    except BaseException:
+        run.release()
+        raise
+
+
+def _rebuilt(run: Run, rounds: int | None) -> Simulation:
+    config, done, path = resolve(read_toml(run.path / "run.toml")), len(run.records()), run.path
+    if rounds is not None and rounds < done:
+        raise FedqError(
+            "FQ205", f"{done} rounds are played already", where=f"--rounds {rounds}", hint="give more rounds"
+        )
     if rounds is not None:
         config = config.with_(rounds=rounds)
-    done = len(run.records())
     if run.about.get("status") == "done" and config.top.rounds <= done:
-        raise FedqError("FQ205", f"the run is done: {done} rounds", where=str(path),
-                        hint=f"go on with more: fedq resume {path} --rounds {2 * done}")  # fmt: skip
+        raise FedqError(
+            "FQ205",
+            f"the run is done: {done} rounds",
+            where=str(path),
+            hint=f"go on with more: fedq resume {path} --rounds {2 * done}",
+        )
     simulation = build(config)
-    known = run.about.get("data_sha256")
-    if known not in (None, simulation.data.checksum):
-        raise FedqError("FQ205", "the data have changed since the run began", where=str(path),
-                        hint="give back the old data, or start a new run: fedq simulate " + str(run.path / "run.toml"))  # fmt: skip
-    return run, simulation
+    if run.about.get("data_sha256", simulation.data.checksum) != simulation.data.checksum:
+        raise FedqError(
+            "FQ205",
+            "the data have changed since the run began",
+            where=str(path),
+            hint=f"give back the old data, or start a new run: fedq simulate {path / 'run.toml'}",
+        )
+    run.configure(config.to_toml(), config_hash=config.hash)
+    return simulation
 
 
 def play(run: Run, simulation: Simulation, *, until: Until | None = None) -> Iterator[RoundRecord]:
@@ -127,31 +170,55 @@ def play(run: Run, simulation: Simulation, *, until: Until | None = None) -> Ite
     Ends early when `until` is met. However it ends, the directory says so and its lock is given back: stopped by an
     error it can be resumed, and `weights_sha256` of a resumed run equals that of an uninterrupted one.
     """
-    saved = run.latest() or (0, dict(simulation.initial), simulation.strategy.state())
-    done, arrays, state = saved
-    simulation.strategy.restore(state)
-    run.rewind(done)
-    if done:
-        run.update(status="running", resumed_at=[*run.about.get("resumed_at", []), done])
+    with logging_to(run.path / "log.txt"), _ending(run):
+        done, arrays, state = run.latest() or (0, dict(simulation.initial), simulation.strategy.state())
+        simulation.strategy.restore(state)
+        run.rewind(done)
+        if done:
+            run.update(status="running", resumed_at=[*run.about.get("resumed_at", []), done])
+        lines = run.records()
+        reached = until is not None and until.met(lines)
+        for record in () if reached else simulation.rounds(arrays, done + 1, simulation.config.top.rounds):
+            arrays = records.to_arrays(record.arrays)
+            lines.append(record.metrics())
+            run.append(lines[-1])
+            run.checkpoint(record.round, arrays, simulation.strategy.state())
+            yield record
+            if until is not None and until.met(lines):
+                break
+        run.update(weights_sha256=run.save_model({**simulation.drawn, **arrays}))
+
+
+@contextmanager
+def _ending(run: Run) -> Iterator[None]:
+    """However the rounds end, say so in the run directory and give its lock back."""
     status = "interrupted"
     try:
-        with logging_to(run.path / "log.txt"), one_torch_thread():
-            reached = until is not None and until.met(run.records())
-            for record in () if reached else simulation.rounds(arrays, done + 1, simulation.config.top.rounds):
-                arrays = records.to_arrays(record.arrays)
-                run.append(record.metrics())
-                run.checkpoint(record.round, arrays, simulation.strategy.state())
-                yield record
-                if until is not None and until.met(run.records()):
-                    break
-        run.update(weights_sha256=run.save_model({**simulation.drawn, **arrays}))
+        yield
         status = "done"
     except FedqError as error:
         status = "failed"
         run.update(error=str(error))
         raise
+    except OSError as error:
+        status = "failed"
+        hint = f"make room, then: fedq resume {run.path}; the rounds before are saved"
+        raise FedqError(
+            "FQ206", f"cannot write to the run directory: {error}", where=str(run.path), hint=hint
+        ) from error
+    except Exception as error:
+        status = "failed"
+        round_ = len(run.records()) + 1
+        log.exception("round %d failed", round_)
+        raise FedqError(
+            "FQ305",
+            f"round {round_} failed on the server: {type(error).__name__}: {error}",
+            where=str(run.path / "log.txt"),
+            hint="the traceback is there",
+        ) from error
     finally:
-        run.update(status=status, totals={k: v for k, v in run.totals().items() if k not in ("status", "run_dir")})
+        with suppress(OSError):  # on a full disk the first error is the one to tell
+            run.update(status=status, totals={k: v for k, v in run.totals().items() if k not in ("status", "run_dir")})
         run.release()
 
 
@@ -164,10 +231,11 @@ def simulate(config: RunConfig | None = None, *, out: str | Path = "runs", until
     from fedq.report.screen import Screen
 
     config = (config or make_config()).with_(**changes)
+    goal = Until.parse(until) if until else None
     run, simulation = begin(config, out)
     with Screen(simulation) as screen:
         try:
-            for record in play(run, simulation, until=Until.parse(until) if until else None):
+            for record in play(run, simulation, until=goal):
                 screen.show(record)
         except KeyboardInterrupt:
             screen.say(f"stopped after round {len(run.records())}; fedq.resume({str(run.path)!r}) goes on")
@@ -200,6 +268,7 @@ def one_torch_thread() -> Iterator[None]:
 def logging_to(path: Path) -> Iterator[None]:
     """Everything that fedq and Flower log, timestamped, in a file."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    handler.handleError = lambda record: None  # type: ignore[method-assign] # a full disk is told once, elsewhere
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -34,11 +34,15 @@ class Until:
                 return cls(what, number)
             if what in BYTES and unit in UNITS:
                 return cls(what, number * UNITS[unit])
-        raise FedqError("FQ106", f"`{text}` is no goal", where=f"--until {text}",
-                        hint="accuracy=0.9, deployed_accuracy=0.9, up=10MB, down=1GB or total=500KB")  # fmt: skip
+        raise FedqError(
+            "FQ106",
+            f"`{text}` is no goal",
+            where=f"--until {text}",
+            hint="accuracy=0.9, deployed_accuracy=0.9, up=10MB, down=1GB or total=500KB",
+        )
 
     def met(self, lines: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the rounds so far (lines of metrics.jsonl) reach the goal."""
         if self.what in BYTES:
-            return sum(line[key] for line in lines for key in BYTES[self.what]) >= self.goal
+            return bool(sum(line[key] for line in lines for key in BYTES[self.what]) >= self.goal)
         return any((line[self.what] or 0) >= self.goal for line in lines[-1:])

@@ -1,7 +1,7 @@
 """What a client does with the model and its data: local algorithms, and the Flower ClientApp around them.
 
-A local algorithm trains K clients at once: it maps their weights and batches to what each sends. To add one, write it in a
-file of its own and add one line to `CLIENTS`; `fedq.testing.check_client` then holds it to the contract.
+A local algorithm trains K clients at once: it maps their weights and batches to what each sends. To add one, write it
+in a file of its own and add one line to `CLIENTS`; `fedq.testing.check_client` then holds it to the contract.
 """
 
 from typing import Any

@@ -4,10 +4,11 @@ One trainer serves every simulated client of a process (a deployed client is the
 may train at once, each with a network of its own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, LifoQueue
+from threading import Event
 from typing import Literal, final
 
 import numpy as np
@@ -16,11 +17,16 @@ from numpy.typing import NDArray
 
 from fedq.clients.local import Batches, LocalAlgorithm, TrainOptions
 from fedq.data import Dataset, Examples
+from fedq.errors import FedqError
+from fedq.kernels.records import Arrays
 from fedq.models.network import Blueprint, Network
 from fedq.rng import rng
 
-Arrays = Mapping[str, NDArray[np.float32]]
 Sends = Literal["weights", "updates", "gradient"]
+
+
+class Abandoned(Exception):  # noqa: N818 - not an error
+    """Training was given up because nobody waits for it any more."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class Shards:
 
     def _own(self, partition: int) -> tuple[NDArray[np.int64], int]:
         own = self.indices[partition]
-        n = min(round(self.kept * len(own)), len(own) - 1)
+        n = round(self.kept * len(own))
+        n = n if 2 <= n < len(own) else 0  # batch norm needs two examples
         return (rng(self.seed, "keep", partition).permutation(own) if n else own), n
 
 
@@ -79,7 +86,8 @@ class Trainer:
         )
         self._sends, self._evaluation_batch = sends, evaluation_batch
         self._initial = blueprint.initial_weights()
-        self._idle: LifoQueue[Network] = LifoQueue()
+        self._idle: dict[tuple[str, ...], LifoQueue[Network]] = {}
+        self.stop = Event()  # set while training is to be abandoned
 
     def train(self, weights: Arrays, round_: int, partition: int) -> Trained:
         """Train the client of `partition` from the named global `weights`."""
@@ -89,13 +97,15 @@ class Trainer:
             batches = self._batches(examples, rng(self._shards.seed, "batch", round_, partition))
             end_KD, loss_K = self._algorithm.train(network, start_D[None], batches)
             sent_D = end_KD[0] - start_D if self._sends == "updates" else end_KD[0]
+            if not torch.isfinite(sent_D).all() or not torch.isfinite(loss_K).all():
+                raise FedqError("FQ301", "training diverged to NaN or infinity; lower --lr")
             return Trained(network.unflatten(sent_D), len(examples), float(loss_K[0]))
 
     def evaluate(self, weights: Arrays, partition: int) -> tuple[float, float, int]:
         """Loss, accuracy and number of the examples that `partition` keeps for evaluation."""
         examples = self._shards.evaluation(partition)
         if not len(examples):
-            return float("nan"), float("nan"), 0
+            return 0.0, 0.0, 0
         return *self.score(weights, examples), len(examples)
 
     def score(self, weights: Arrays, examples: Examples) -> tuple[float, float]:
@@ -111,16 +121,19 @@ class Trainer:
         order = np.concatenate([random.permutation(n) for _ in range(-(-needed // n))])[:needed]
         x, y = self._shards.data.tensors(examples)
         for indices in torch.from_numpy(order.reshape(o.local_steps, o.batch_size)):
+            if self.stop.is_set():
+                raise Abandoned
             yield x[indices][None], y[indices][None]
 
     @contextmanager
     def _network(self, weights: Arrays) -> Iterator[Network]:
         """An idle network, or a new one if all are at work."""
+        idle = self._idle.setdefault(tuple(weights), LifoQueue())
         try:
-            network = self._idle.get_nowait()
+            network = idle.get_nowait()
         except Empty:
             network = Network(self._blueprint, self._initial, list(weights))
         try:
             yield network
         finally:
-            self._idle.put(network)
+            idle.put(network)

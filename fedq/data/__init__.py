@@ -25,13 +25,29 @@ def load(name: str, folder: str, *, holdout: float, seed: int) -> Dataset:
     `holdout` is the share of the training data kept for testing where a data set has no test split, chosen by a
     permutation keyed with `seed`. FedqError FQ101, FQ201 or FQ202 if there is no such data or it cannot be used.
     """
-    if folder and not Path(folder).expanduser().is_dir():
-        raise FedqError("FQ201", f"there is no folder `{folder}`", where=f"--data-dir {folder}",
-                        hint="a folder in the hub's layout holds parquet files or images, and usually a README.md")  # fmt: skip
+    folder = str(Path(folder).expanduser()) if folder else ""
+    if folder and not Path(folder).is_dir():
+        raise FedqError(
+            "FQ201",
+            f"there is no folder `{folder}`",
+            key="data.dir",
+            hint="a folder in the hub's layout holds parquet files or images, and usually a README.md",
+        )
+    if name == "digits" and folder:
+        raise FedqError(
+            "FQ105",
+            "`digits` come with scikit-learn and are not read from a folder",
+            key="data.dir",
+            hint="name your data: --data NAME --data-dir PATH",
+        )
     if name not in names("data set", DATA):
         if not folder and "/" not in name:
-            raise FedqError("FQ101", f"unknown data set `{name}`", where=f"--data {name}",
-                            hint=f"{nearest(name, DATA)}; data sets of the hub are written owner/name")  # fmt: skip
+            raise FedqError(
+                "FQ101",
+                f"unknown data set `{name}`",
+                key="data.name",
+                hint=f"{nearest(name, DATA)}; data sets of the hub are written owner/name",
+            )
         from fedq.data import hub
 
         return hub.load(name, name, folder, holdout=holdout, seed=seed)

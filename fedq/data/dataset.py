@@ -36,10 +36,15 @@ class Dataset:
     train: Examples
     test: Examples
     classes: int
+    source: tuple[Examples, ...] = ()  # what both were taken from, if that is not themselves
 
     def __post_init__(self) -> None:
         if not (len(self.train) and len(self.test)):
             raise FedqError("FQ202", f"`{self.name}` has no training or no test examples")
+        if self.test.x.shape[1:] != self.shape:
+            raise FedqError(
+                "FQ202", f"`{self.name}` trains on {self.shape} images and tests on {self.test.x.shape[1:]}"
+            )
         labels = np.concatenate([self.train.y, self.test.y])
         if labels.min() < 0 or labels.max() >= self.classes:
             raise FedqError("FQ202", f"`{self.name}` has labels outside 0 ... {self.classes - 1}")
@@ -64,11 +69,11 @@ class Dataset:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 over all images and labels, for provenance."""
+        """SHA-256 over all images and labels, however they are split, for provenance."""
         digest = hashlib.sha256()
-        for part in (self.train, self.test):
-            digest.update(np.ascontiguousarray(part.x))
-            digest.update(part.y.astype("<i8"))
+        for part in self.source or (self.train, self.test):
+            digest.update(part.x.tobytes())
+            digest.update(part.y.astype("<i8").tobytes())
         return digest.hexdigest()
 
 
@@ -76,4 +81,4 @@ def hold_out(name: str, examples: Examples, classes: int, *, share: float, seed:
     """A data set whose test part is a `share` of `examples`, chosen by a permutation keyed with `seed`."""
     order = rng(seed, "holdout").permutation(len(examples))
     n = round(share * len(examples))
-    return Dataset(name, examples.take(order[n:]), examples.take(order[:n]), classes)
+    return Dataset(name, examples.take(order[n:]), examples.take(order[:n]), classes, (examples,))

@@ -8,6 +8,8 @@ import numpy as np
 from fedq.data.dataset import Dataset, Examples, hold_out
 from fedq.errors import FedqError
 
+GREY, COLOUR = {"L", "1", "LA"}, {"RGB", "RGBA", "P", "CMYK", "YCbCr", "HSV"}  # Pillow's modes of 8 bits a channel
+
 
 def load(name: str, path: str, folder: str, *, holdout: float, seed: int) -> Dataset:
     """Read the data set at hub address `path`, or in `folder`; the first image and class-label columns are used.
@@ -17,7 +19,7 @@ def load(name: str, path: str, folder: str, *, holdout: float, seed: int) -> Dat
     """
     splits = _read(path, folder)
     if "train" not in splits:
-        raise FedqError("FQ202", f"`{name}` has no split named train; it has {', '.join(splits)}")
+        raise FedqError("FQ202", f"`{name}` has no split named train; it has {', '.join(splits)}", key="data.name")
     image, label, classes = _columns(name, splits["train"])
     train = _decode(name, splits["train"], image, label)
     test = next((splits[split] for split in ("test", "validation") if split in splits), None)
@@ -37,14 +39,14 @@ def _read(path: str, folder: str) -> Any:
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(folder or path)
-    except Exception as error:  # noqa: BLE001 - the library raises every kind, network errors included
+    except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FedqError(
             "FQ202" if folder else "FQ201",
             f"`{folder}` cannot be read as a data set: {first}"
             if folder
             else f"`{path}` is not on this machine: {first}",
-            where=f"--data-dir {folder}" if folder else f"--data {path}",
+            key="data.dir" if folder else "data.name",
             hint="a folder in the hub's layout holds parquet files or images by split"
             if folder
             else "give its folder with --data-dir PATH, connect to the network, or use --data digits",
@@ -62,18 +64,37 @@ def _columns(name: str, split: Any) -> tuple[str, str, int]:
     if image is None or label is None:
         lacks = "images" if image is None else "class labels"
         columns = ", ".join(f"{c} ({getattr(kind, 'dtype', type(kind).__name__)})" for c, kind in features.items())
-        raise FedqError("FQ202", f"`{name}` has no column of {lacks}; it has {columns}")
+        raise FedqError("FQ202", f"`{name}` has no column of {lacks}; it has {columns}", key="data.name")
     kind = features[label]
-    classes = kind.num_classes if isinstance(kind, ClassLabel) else int(max(split[label])) + 1
+    classes = kind.num_classes if isinstance(kind, ClassLabel) else 1 + max(y for y in split[label] if y is not None)
     return image, label, classes
 
 
 def _decode(name: str, split: Any, image: str, label: str) -> Examples:
+    labels = split[label]
+    if any(y is None for y in labels):
+        raise FedqError("FQ202", f"`{name}` has examples without a label", key="data.name")
     try:
-        pictures = [np.asarray(picture) for picture in split[image]]
-        x = np.stack(pictures).astype(np.uint8, copy=False)
+        pictures = list(split[image])
+        modes = {picture.mode for picture in pictures}
     except Exception as error:
-        raise FedqError("FQ202", f"the images of `{name}` cannot be stacked: {error}",
-                        hint="all images must decode, and have one size and one number of channels") from error  # fmt: skip
-    channels_first = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
-    return Examples(np.ascontiguousarray(channels_first), np.asarray(split[label], np.int64))
+        raise FedqError("FQ202", f"the images of `{name}` cannot be decoded: {error}", key="data.name") from error
+    if strange := modes - GREY - COLOUR:
+        raise FedqError(
+            "FQ202",
+            f"`{name}` has images of mode {', '.join(sorted(strange))}: fedq takes 8 bits a channel",
+            key="data.name",
+            hint="convert them to grey or RGB first",
+        )
+    mode = "L" if modes <= GREY else "RGB"
+    sizes = {picture.size for picture in pictures}
+    if len(sizes) > 1:
+        raise FedqError(
+            "FQ202",
+            f"`{name}` has images of {len(sizes)} sizes, such as {sorted(sizes)[:2]}",
+            key="data.name",
+            hint="crop or resize them to one size first",
+        )
+    x = np.stack([np.asarray(p if p.mode == mode else p.convert(mode)) for p in pictures])
+    channels_first = x[:, None] if mode == "L" else x.transpose(0, 3, 1, 2)
+    return Examples(np.ascontiguousarray(channels_first), np.asarray(labels, np.int64))

@@ -1,5 +1,6 @@
 """Which client holds which examples, through flwr-datasets' partitioners."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,8 @@ from fedq.errors import FedqError, nearest
 from fedq.rng import rng
 
 PARTITIONS = {
-    "iid": "equal shares of shuffled examples",
-    "dirichlet": "dirichlet:ALPHA - each class spread over clients by a Dirichlet draw (Yurochkin et al. 2019)",
-    "pathological": "pathological:N - N classes a client (McMahan et al. 2017)",
+    "iid": "iid - equal shares of shuffled examples",
+    "dirichlet": "dirichlet:ALPHA - each class spread over clients by a Dirichlet draw with ALPHA above 0",
 }
 
 
@@ -26,7 +26,7 @@ def parse(spec: str) -> tuple[str, float]:
         number = float(value)
     except ValueError:
         number = -1.0
-    if name == "iid" or not 0 < number < float("inf") or (name == "pathological" and number % 1):
+    if name == "iid" or not 0 < number < float("inf"):
         raise FedqError("FQ106", f"a malformed partition `{spec}`", hint=f"write {PARTITIONS[name]}")
     return name, number
 
@@ -42,16 +42,22 @@ def partition(labels: NDArray[np.int64], spec: str, clients: int, seed: int) -> 
     name, value = parse(spec)
     seed32 = int(rng(seed, "partition").integers(2**31))
     order = rng(seed, "shuffle").permutation(len(labels))
-    shared: dict[str, Any] = {"num_partitions": clients, "partition_by": "label", "seed": seed32}
-    made = (
-        flwr.IidPartitioner(clients) if name == "iid"
-        else flwr.DirichletPartitioner(alpha=value, min_partition_size=1, **shared) if name == "dirichlet"
-        else flwr.PathologicalPartitioner(num_classes_per_partition=int(value), **shared)
-    )  # fmt: skip
+    made: Any = flwr.IidPartitioner(clients)
+    if name == "dirichlet":
+        made = flwr.DirichletPartitioner(
+            num_partitions=clients,
+            partition_by="label",
+            alpha=value,
+            min_partition_size=1,
+            self_balancing=False,
+            seed=seed32,
+        )
     made.dataset = datasets.Dataset.from_dict({"index": order, "label": labels[order]})
     try:
-        shards = [np.asarray(made.load_partition(k)["index"], np.int64) for k in range(clients)]
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what matters of them is said below
+            shards = [np.asarray(made.load_partition(k)["index"], np.int64) for k in range(clients)]
+    except (ValueError, IndexError) as error:
         raise _unmet(spec, clients, str(error)) from error
     if not all(len(shard) for shard in shards):
         raise _unmet(spec, clients, "a client would have no example")
@@ -59,5 +65,9 @@ def partition(labels: NDArray[np.int64], spec: str, clients: int, seed: int) -> 
 
 
 def _unmet(spec: str, clients: int, why: str) -> FedqError:
-    return FedqError("FQ105", f"partition `{spec}` cannot be made for {clients} clients: {why}",
-                     hint="fewer --clients, a larger alpha, or --partition iid")  # fmt: skip
+    return FedqError(
+        "FQ105",
+        f"partition `{spec}` cannot be made for {clients} clients: {why}",
+        key="clients",
+        hint="fewer --clients, a larger alpha, or --partition iid",
+    )

@@ -9,13 +9,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
+from threading import Event
+from time import monotonic
 from typing import final
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedq._flower import SIMULATED_RUN, Run, isolated, set_message_id, simulated_run
+from fedq.errors import FedqError
 
 log = logging.getLogger("fedq")
 
@@ -27,17 +30,16 @@ AHEAD = 2  # messages a thread may be ahead of the server
 class LocalGrid(Grid):
     """Plays `clients` clients of `app` in this process; node `k + 1` is partition `k`.
 
-    `workers` threads train at once; results do not depend on their number. An exception in a client becomes an error
-    reply, its traceback goes to the log, and the exception itself is kept in `last_failure`.
+    `workers` threads train at once; results do not depend on their number. `stop` is set while running clients are to
+    give up. An exception in a client becomes an error reply, and its traceback goes to the log.
     """
 
-    def __init__(self, app: ClientApp, clients: int, *, workers: int = 1) -> None:
-        self._app, self._clients, self._workers = app, clients, workers
+    def __init__(self, app: ClientApp, clients: int, *, workers: int = 1, stop: Event | None = None) -> None:
+        self._app, self._clients, self._workers, self._stop = app, clients, workers, stop or Event()
         self._run = simulated_run()
         self._ids = count(1)
         self._pending: dict[str, Message] = {}
         self._contexts: dict[int, Context] = {}
-        self.last_failure: Exception | None = None
 
     @property
     def run(self) -> Run:
@@ -78,14 +80,14 @@ class LocalGrid(Grid):
         return self._replies(messages, None)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Replies in the order of `messages`, streamed; a client that takes more than `timeout` seconds is an error."""
+        """Replies in the order of `messages`, streamed; those not there after `timeout` seconds are errors."""
         return self._replies([self._pending.pop(i) for i in self.push_messages(messages)], timeout)
 
     def _replies(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
         if self._workers == 1 and timeout is None:
             yield from map(self._play, messages)
             return
-        waiting, hung = iter(messages), False
+        waiting, hung, end = iter(messages), False, monotonic() + (timeout or 0)
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="client")
         try:
             running: deque[tuple[Message, Future[Message]]] = deque(
@@ -94,24 +96,26 @@ class LocalGrid(Grid):
             while running:
                 message, future = running.popleft()
                 try:
-                    yield future.result(timeout)
+                    yield future.result(None if timeout is None else max(0.0, end - monotonic()))
                 except TimeoutError:
                     hung = True
                     yield Message(Error(TIMED_OUT, f"no reply within {timeout} s"), reply_to=message)
                 running.extend((m, pool.submit(self._play, m)) for m in islice(waiting, 1))
         finally:
+            self._stop.set()
             pool.shutdown(wait=not hung, cancel_futures=True)
+            self._stop.clear()
 
     def _play(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
-        config = {"partition-id": node - 1, "num-partitions": self._clients}
+        config: UserConfig = {"partition-id": node - 1, "num-partitions": self._clients}
         context = self._contexts.get(node) or Context(SIMULATED_RUN, node, config, RecordDict(), {})
         try:
             reply = self._app(isolated(message), context)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.exception("client %d raised", node - 1)
-            self.last_failure = error
-            return Message(Error(CLIENT_RAISED, f"{type(error).__name__}: {error}"), reply_to=message)
+            said = error.message if isinstance(error, FedqError) else f"{type(error).__name__}: {error}"
+            return Message(Error(CLIENT_RAISED, said), reply_to=message)
         if context.state:
             self._contexts[node] = context
         return reply

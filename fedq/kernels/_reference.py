@@ -14,16 +14,17 @@ All float arithmetic is float32, one rounded operation at a time (no fused multi
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedq.rng import Key
 
-U8 = NDArray[np.uint8]
-I8 = NDArray[np.int8]
-U32 = NDArray[np.uint32]
-F32 = NDArray[np.float32]
+U8: TypeAlias = NDArray[np.uint8]
+I8: TypeAlias = NDArray[np.int8]
+U32: TypeAlias = NDArray[np.uint32]
+F32: TypeAlias = NDArray[np.float32]
 
 CHUNK = 1 << 16  # coordinates drawn at a time: keeps the temporaries in cache; a multiple of 128
 BUCKET = 4096  # QSGD: weights that share one scale

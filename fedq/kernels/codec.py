@@ -8,7 +8,7 @@ are never averaged by accident.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from math import prod
-from typing import Any, Protocol, final
+from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 from flwr.app import Array
@@ -18,7 +18,10 @@ from fedq.errors import FedqError
 from fedq.kernels import active as kernels
 from fedq.rng import Key
 
-F32 = NDArray[np.float32]
+F32: TypeAlias = NDArray[np.float32]
+
+
+LARGEST = 2.0**60  # no codec carries larger magnitudes: sums of them stay finite, and nothing sane is near
 
 
 class Accumulator(Protocol):
@@ -93,8 +96,8 @@ class PackedCodec(ABC):
         """Pack `x`; see `Codec.encode`."""
         values = np.ascontiguousarray(x, np.float32).reshape(-1)
         largest = kernels.largest(values)
-        if not np.isfinite(largest):
-            raise FedqError("FQ303", f"`{self.name}` cannot carry NaN or infinite values")
+        if not largest <= LARGEST:
+            raise FedqError("FQ303", f"`{self.name}` cannot carry NaN, infinite or huge values: did training diverge?")
         if self.unit and largest > 1:
             raise FedqError(
                 "FQ303",
@@ -166,6 +169,6 @@ class DecodedSum:
         return self._sum
 
 
-def finite(x: F32) -> bool:
-    """Whether no value is NaN or infinite, without a temporary of its size."""
-    return bool(np.isfinite(kernels.largest(np.ascontiguousarray(x).reshape(-1))))
+def sane(x: F32) -> bool:
+    """Whether no value is NaN, infinite or beyond `LARGEST`."""
+    return kernels.largest(np.ascontiguousarray(x).reshape(-1)) <= LARGEST

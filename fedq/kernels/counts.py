@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedq.kernels._reference import F32, U8, padding_is_zero
-from fedq.kernels.codec import PackedCodec, finite
+from fedq.kernels.codec import LARGEST, PackedCodec, sane
 from fedq.rng import Key
 
 _MOST = 1 << 12  # clients to look for
@@ -52,12 +52,12 @@ class Counts(PackedCodec):
         depth, width = voters.bit_length(), -(-d // 8)
         if voters >= _MOST or len(data) != _HEAD + (depth * width if voters else 4 * d):
             raise self.malformed("a length that does not fit the number of voters")
-        if not (np.isfinite(limit) and limit >= 0):
-            raise self.malformed("the limit is negative or not finite")
+        if not 0 <= limit <= LARGEST:
+            raise self.malformed("the limit is negative, huge or not finite")
         if not voters:
             x = np.frombuffer(data, "<f4", offset=_HEAD).astype(np.float32, copy=False)
-            if not finite(x):
-                raise self.malformed("NaN or infinite values")
+            if not sane(x):
+                raise self.malformed("NaN, infinite or huge values")
             return x
         planes: U8 = np.frombuffer(data, np.uint8, offset=_HEAD).reshape(depth, width)
         if not all(padding_is_zero(plane, d) for plane in planes):

@@ -5,7 +5,7 @@ from typing import final
 import numpy as np
 
 from fedq.errors import FedqError
-from fedq.kernels.codec import F32, PackedCodec, finite
+from fedq.kernels.codec import F32, PackedCodec, sane
 from fedq.rng import Key
 
 
@@ -26,8 +26,8 @@ class Float32(PackedCodec):
     def unpack(self, data: bytes, d: int) -> F32:
         """A read-only view of the bytes."""
         x = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
-        if not finite(x):
-            raise self.malformed("NaN or infinite values")
+        if not sane(x):
+            raise self.malformed("NaN, infinite or huge values")
         return x
 
 
@@ -53,6 +53,6 @@ class Float16(PackedCodec):
     def unpack(self, data: bytes, d: int) -> F32:
         """Widened to float32."""
         x = np.frombuffer(data, "<f2").astype(np.float32)
-        if not finite(x):
-            raise self.malformed("NaN or infinite values")
+        if not sane(x):
+            raise self.malformed("NaN, infinite or huge values")
         return x

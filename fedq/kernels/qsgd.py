@@ -12,7 +12,7 @@ from flwr.app import Array
 from fedq.errors import FedqError
 from fedq.kernels import active as kernels
 from fedq.kernels._reference import BUCKET, F32, U8
-from fedq.kernels.codec import Accumulator, PackedCodec, finite
+from fedq.kernels.codec import Accumulator, PackedCodec, sane
 from fedq.rng import Key
 
 
@@ -38,8 +38,8 @@ class Qsgd(PackedCodec):
         n = self._code_bytes(d)
         packed = np.frombuffer(data, np.uint8, n)
         scale = np.frombuffer(data, "<f4", offset=n).astype(np.float32, copy=False)
-        if not finite(scale) or (scale < 0).any():
-            raise self.malformed("a scale is negative or not finite")
+        if not sane(scale) or (scale < 0).any():
+            raise self.malformed("a scale is negative, huge or not finite")
         if not kernels.qsgd_valid(packed, self.bits):
             raise self.malformed("a code that stands for no level")
         if d * self.bits % 8 and int(packed[-1]) >> d * self.bits % 8:

@@ -5,7 +5,7 @@ from typing import final
 import numpy as np
 from flwr.app import Array
 
-from fedq.kernels.codec import F32, Accumulator, PackedCodec
+from fedq.kernels.codec import F32, LARGEST, Accumulator, PackedCodec
 from fedq.rng import Key
 
 
@@ -32,8 +32,8 @@ class Scaled(PackedCodec):
     def pack(self, x: F32, key: Key) -> bytes:
         """The scale, then the inner bytes."""
         magnitude = np.abs(x)
-        scale = (magnitude.max(initial=0) if self.unbiased else magnitude.mean()) if x.size else 0
-        scale = np.float32(scale)
+        largest = magnitude.max(initial=0) if self.unbiased or not x.size else magnitude.mean()
+        scale = np.float32(largest)
         unit = np.clip(x / scale, -1, 1) if scale > np.finfo(np.float32).tiny else np.zeros_like(x)
         return np.array(scale, "<f4").tobytes() + self._inner.pack(unit, key)
 
@@ -53,8 +53,8 @@ class Scaled(PackedCodec):
 
     def _scale(self, data: bytes) -> np.float32:
         scale = np.frombuffer(data, "<f4", 1)[0]
-        if not np.isfinite(scale) or scale < 0:
-            raise self.malformed("the scale is negative or not finite")
+        if not 0 <= scale <= LARGEST:
+            raise self.malformed("the scale is negative, huge or not finite")
         return np.float32(scale)
 
 

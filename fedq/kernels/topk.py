@@ -9,7 +9,7 @@ from flwr.app import Array
 from fedq.errors import FedqError
 from fedq.kernels import active as kernels
 from fedq.kernels._reference import F32, U32
-from fedq.kernels.codec import Accumulator, PackedCodec, finite
+from fedq.kernels.codec import Accumulator, PackedCodec, sane
 from fedq.rng import Key
 
 
@@ -41,8 +41,8 @@ class TopK(PackedCodec):
         value = np.frombuffer(data, "<f4", k, 4 * k).astype(np.float32, copy=False)
         if k and (int(index[-1]) >= d or (index[1:] <= index[:-1]).any()):
             raise self.malformed("indices that do not ascend, or beyond the last value")
-        if not finite(value):
-            raise self.malformed("NaN or infinite values")
+        if not sane(value):
+            raise self.malformed("NaN, infinite or huge values")
         return index, value
 
     def unpack(self, data: bytes, d: int) -> F32:

@@ -20,6 +20,8 @@ class LeNet5(nn.Sequential):
     def __init__(self, shape: tuple[int, ...], classes: int, options: Options) -> None:
         channels, height, width = shape
         height, width = (height // 2 - 4) // 2, (width // 2 - 4) // 2
+        if min(height, width) < 1:
+            raise ValueError("images must be at least 12 x 12")
         super().__init__(
             nn.Conv2d(channels, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
@@ -43,6 +45,8 @@ class FedVoteLeNet5(nn.Sequential):
 
     def __init__(self, shape: tuple[int, ...], classes: int, options: Options) -> None:
         channels, height, width = shape
+        if min(height, width) < 4:
+            raise ValueError("images must be at least 4 x 4")
         super().__init__(
             *_voted_block(channels, 32),
             *_voted_block(32, 64),

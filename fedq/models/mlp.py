@@ -3,7 +3,7 @@
 from math import prod
 from typing import Literal, final
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from fedq.options import Options
@@ -20,7 +20,7 @@ class Mlp(nn.Sequential):
     class Options(Options):
         """`[model]` keys of `mlp`."""
 
-        hidden: tuple[int, ...] = Field((128, 64), description="units of each hidden layer")
+        hidden: tuple[PositiveInt, ...] = Field((128, 64), description="units of each hidden layer")
         norm: Literal["batch", "none"] = Field("batch", description="batch norm after each hidden layer, or none")
 
     def __init__(self, shape: tuple[int, ...], classes: int, options: Options) -> None:

@@ -18,6 +18,9 @@ from fedq.models import model
 from fedq.options import Options
 from fedq.rng import rng
 
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
+RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
 Weights = Mapping[str, NDArray[np.float32]]
 
 
@@ -38,22 +41,36 @@ class Blueprint:
                 built: nn.Module = model(self.model)(self.shape, self.classes, self.options)
         except (ValueError, RuntimeError) as error:
             raise FedqError(
-                "FQ105", f"model `{self.model}` cannot take examples of shape {self.shape}: {error}",
+                "FQ105",
+                f"model `{self.model}` cannot take examples of shape {self.shape}: {error}",
+                key="model.name",
                 hint="choose another --model; `mlp` takes any shape",
-            ) from error  # fmt: skip
-        built.to_empty(device="cpu")
-        for part in built.modules():
-            getattr(part, "reset_running_stats", lambda: None)()
-        return built
+            ) from error
+        parts = built.named_modules()
+        kept = [name for name, part in parts if list(part.buffers(recurse=False)) or isinstance(part, RANDOM)]
+        if kept:
+            raise FedqError(
+                "FQ105",
+                f"model `{self.model}` has running statistics or dropout in {', '.join(kept)}: "
+                "results would depend on which thread trained which client",
+                key="model.name",
+                hint="use batch norm with track_running_stats=False, group norm or layer norm, and no dropout",
+            )
+        try:
+            return built.to_empty(device="cpu")
+        except RuntimeError as error:  # torch says so when memory cannot be had
+            raise FedqError("FQ206", f"model `{self.model}` is too large: {error}", key="model.name") from error
 
     def initial_weights(self) -> dict[str, NDArray[np.float32]]:
-        """He-normal weights (fan in) and zero biases, drawn from the seed; the same on server and clients."""
+        """He-normal weights (fan in), ones for norms, zero biases: drawn from the seed, the same everywhere."""
         return {
-            name: _draw(tuple(p.shape), rng(self.seed, "init", name)) for name, p in self.module().named_parameters()
+            f"{path}.{name}".lstrip("."): _draw(part, name, tuple(p.shape), rng(self.seed, "init", f"{path}.{name}"))
+            for path, part in self.module().named_modules()
+            for name, p in part.named_parameters(recurse=False)
         }
 
-    def voted(self) -> list[str]:
-        """The weight tensors of every linear and convolutional layer but the last: what FedVote sends."""
+    def hidden(self) -> list[str]:
+        """The names of the weight tensors of every linear and convolutional layer but the last."""
         layers = [f"{n}.weight" for n, m in self.module().named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         return layers[:-1]
 
@@ -77,7 +94,7 @@ class Network:
         self._trained = [parameters[name] for name in names]
         self._sizes = [p.numel() for p in self._trained]
         self._flat = torch.cat([p.detach().reshape(-1) for p in self._trained])
-        for p, view in zip(self._trained, self._flat.split(self._sizes), strict=True):
+        for p, view in zip(self._trained, torch.split(self._flat, self._sizes), strict=True):
             p.data = view.view_as(p)
 
     def flatten(self, weights: Weights) -> Tensor:
@@ -86,11 +103,11 @@ class Network:
 
     def unflatten(self, w_D: Tensor) -> dict[str, NDArray[np.float32]]:
         """A flat [D] tensor -> named arrays, views of it."""
-        parts = w_D.split(self._sizes)
+        parts = torch.split(w_D, self._sizes)
         return {n: p.view(s).numpy() for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
 
     def gradient(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy of each client's batch at its weights, and the gradient: [K] and [K, D], here with K = 1."""
+        """Mean cross-entropy [K] of each client's batch at its weights, and the gradient [K, D]; here K = 1."""
         assert w_KD.shape[0] == 1, "a loop trains one client at a time"
         self._flat.copy_(w_KD[0])
         loss = functional.cross_entropy(self._module(x_KB[0]), y_KB[0])
@@ -102,8 +119,8 @@ class Network:
         """Mean cross-entropy and accuracy over examples [N, ...], in unshuffled batches of `batch`."""
         self._flat.copy_(w_D)
         self._module.eval()
-        loss, correct = 0.0, 0
-        for x_B, y_B in zip(x.split(_sizes(len(y), batch)), y.split(_sizes(len(y), batch)), strict=True):
+        loss, correct, sizes = 0.0, 0, _sizes(len(y), batch)
+        for x_B, y_B in zip(torch.split(x, sizes), torch.split(y, sizes), strict=True):
             logits = self._module(x_B)
             loss += float(functional.cross_entropy(logits, y_B, reduction="sum"))
             correct += int((logits.argmax(1) == y_B).sum())
@@ -117,7 +134,9 @@ def _sizes(n: int, batch: int) -> list[int]:
     return [*sizes[:-2], sizes[-2] + 1] if len(sizes) > 1 and sizes[-1] == 1 else sizes
 
 
-def _draw(shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float32]:
+def _draw(part: nn.Module, name: str, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float32]:
+    if isinstance(part, NORMS) and name == "weight":
+        return np.ones(shape, np.float32)
     if len(shape) < 2:
         return np.zeros(shape, np.float32)
     fan_in = int(np.prod(shape[1:]))

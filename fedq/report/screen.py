@@ -16,14 +16,14 @@ from fedq.report.units import duration, share, size
 EVERY = 10  # rounds between lines that stay above a terminal's bar
 
 
-def line(metrics: Mapping[str, Any], rounds: int) -> str:
-    """One round as aligned `key=value` text."""
+def line(metrics: Mapping[str, Any], rounds: int, *, deployed: bool) -> str:
+    """One round as aligned `key=value` text; `deployed` if the run has such an accuracy at all."""
     width = len(str(rounds))
     fields = {
         "round": f"{metrics['round']:>{width}}/{rounds}",
-        "accuracy": share(metrics["accuracy"]),
-        **({"deployed": share(metrics["deployed_accuracy"])} if metrics["deployed_accuracy"] is not None else {}),
-        "loss": share(metrics["loss"]),
+        "accuracy": f"{share(metrics['accuracy']):<6}",
+        **({"deployed": f"{share(metrics['deployed_accuracy']):<6}"} if deployed else {}),
+        "loss": f"{share(metrics['loss']):<6}",
         "up": f"{metrics['up_bytes']:<9}",
         "down": f"{metrics['down_bytes']:<9}",
         "clients": f"{metrics['clients']}",
@@ -41,19 +41,24 @@ def plan(simulation: Any, where: str = "") -> str:
     o, shapes = config.client.options, {n: x.shape for n, x in simulation.initial.items()}
     sent = sum(prod(s) for s in shapes.values())
     still = sum(x.size for x in simulation.drawn.values()) - sent
-    up, down = (sum(c.nbytes(prod(s)) for s in shapes.values())
-                for c in (simulation.strategy.codec, simulation.strategy.setup.downlink))  # fmt: skip
+    up, down = (
+        sum(c.nbytes(prod(s)) for s in shapes.values())
+        for c in (simulation.strategy.codec, simulation.strategy.setup.downlink)
+    )
     total = config.per_round * top.rounds
     rows = {
-        "clients": f"{config.per_round} of {top.clients} a round, {o.local_steps} steps of {o.batch_size}, {top.data.partition}",
+        "clients": f"{config.per_round} of {top.clients} a round, {o.local_steps} steps of {o.batch_size}, "
+        f"{top.data.partition}",
         "model": f"{config.model.name}: {sent:,} weights sent" + (f", {still:,} never" if still else ""),
-        "uplink": f"{size(up)} a client ({top.codec})" + (f", float32 would be {size(4 * sent)}" if up < 4 * sent else ""),
+        "uplink": f"{size(up)} a client ({top.codec})"
+        + (f", float32 would be {size(4 * sent)}" if up < 4 * sent else ""),
         "downlink": f"{size(down)} a client ({top.downlink})",
         "total": f"about {size(up * total)} up and {size(down * total)} down in {top.rounds} rounds",
         "workers": f"{simulation.workers} thread{'s' if simulation.workers > 1 else ''} of this process",
     }
+    warned = [f"  warning: {text}" for text in simulation.warnings]
     head = f"{config.strategy.name} on {top.data.name}   {where}".rstrip()
-    return "\n".join([head, *(f"  {k:<10} {v}" for k, v in rows.items())])
+    return "\n".join([head, *(f"  {k:<10} {v}" for k, v in rows.items()), *warned])
 
 
 def outcome(totals: Mapping[str, Any], best: tuple[float, int] | None) -> str:
@@ -64,7 +69,10 @@ def outcome(totals: Mapping[str, Any], best: tuple[float, int] | None) -> str:
         *([f"deployed {share(deployed)}"] if deployed is not None else []),
         f"{size(totals['up_bytes'] or 0)} up, {size(totals['down_bytes'] or 0)} down",
     ]
-    return f"done  {totals['rounds']} rounds in {duration(totals['seconds'] or 0)}   " + "   ".join(parts)
+    return (
+        f"done  {totals['rounds']} round{'s' if totals['rounds'] != 1 else ''} in {duration(totals['seconds'] or 0)}   "
+        + "   ".join(parts)
+    )
 
 
 @final
@@ -74,8 +82,9 @@ class Screen:
     def __init__(self, simulation: Any, *, json: bool = False, quiet: bool = False) -> None:
         self._rounds: int = simulation.config.top.rounds
         self._quiet = quiet
+        self._deployed = simulation.strategy.deployed(simulation.initial) is not None
         self._lines: TextIO = sys.stderr if json else sys.stdout
-        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, markup=False)
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._up = 0
@@ -96,7 +105,7 @@ class Screen:
     def say(self, text: str) -> None:
         """Talk to the person, on stderr."""
         if not self._quiet:
-            self._console.print(text)
+            self._console.print(text, soft_wrap=not self._console.is_terminal)
 
     def show(self, record: Any) -> None:
         """Show a round."""
@@ -105,11 +114,11 @@ class Screen:
         self._seconds.append(metrics["seconds"])
         if self._quiet:
             return
-        text = line(metrics, self._rounds)
+        text = line(metrics, self._rounds, deployed=self._deployed)
         if self._bar is None or not self._lines.isatty():
             print(text, file=self._lines, flush=True)
         elif metrics["round"] % EVERY == 0:
-            self._console.print(text)
+            self._console.print(text, no_wrap=True, overflow="ellipsis")
         if self._bar is not None:
             recent = self._seconds[-10:]
             left = (self._rounds - metrics["round"]) * sum(recent) / len(recent)

@@ -17,7 +17,7 @@ def duration(seconds: float) -> str:
     """Seconds in the two largest units.
 
     >>> duration(3.21), duration(200), duration(7300)
-    ('3.2 s', '3 min 20 s', '2 h 2 min')
+    ('3.2 s', '3 min 20 s', '2 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"

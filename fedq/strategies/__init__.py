@@ -1,13 +1,13 @@
 """How the server chooses clients and combines their replies.
 
-To add a strategy: write it in a file of its own, add one line to `STRATEGIES`; `fedq.testing.check_strategy` then holds it
-to the contract. Other packages register theirs under the entry-point group `fedq.strategies`.
+To add a strategy: write it in a file of its own, add one line to `STRATEGIES`; `fedq.testing.check_strategy` then
+holds it to the contract. Other packages register theirs under the entry-point group `fedq.strategies`.
 """
 
 from fedq.plugins import find
 from fedq.strategies.base import PackedStrategy, Setup
 
-STRATEGIES: dict[str, str] = {
+STRATEGIES: dict[str, str | type[PackedStrategy]] = {
     "fedvote": "fedq.strategies.fedvote:FedVote",
     "fedavg": "fedq.strategies.fedavg:FedAvg",
     "fedpaq": "fedq.strategies.fedavg:FedPaq",

@@ -17,11 +17,12 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedq.errors import FedqError
-from fedq.kernels import PackedCodec, records
+from fedq.kernels import PackedCodec, Scaled, records
+from fedq.kernels.records import Arrays
 from fedq.options import Options
 from fedq.strategies.sampling import Sampling, nodes
 
-Arrays = Mapping[str, NDArray[np.float32]]
+MOST_EXAMPLES = 2**31  # with the codecs' limit on magnitudes, sums over a million clients stay finite in float32
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,15 @@ class PackedStrategy(Strategy, ABC):
     class Options(Options):
         """`[strategy]` keys."""
 
-    def __init__(self, setup: Setup, options: Options) -> None:
+    def __init__(self, setup: Setup, options: Any) -> None:
         self.setup, self.options = setup, options
-        self.codec = setup.codec
-        self._global: Arrays = {}
+        self.codec, self.downlink = real(setup.codec), real(setup.downlink)
+        self.current: Arrays = {}  # the global model of the round in progress
 
     # --------------------------------------------------------------------------------------------- the model
 
-    def initial(self, weights: Arrays, voted: list[str], seed: int) -> Arrays:
-        """The arrays to train and send, from the model's `weights`; `voted` names the hidden layers' weight tensors."""
+    def initial(self, weights: Arrays, hidden: list[str], seed: int) -> Arrays:
+        """The arrays to train and send, from the model's `weights`; `hidden` names all but the last layer's tensors."""
         return weights
 
     def deployed(self, arrays: Arrays) -> Arrays | None:
@@ -67,7 +68,7 @@ class PackedStrategy(Strategy, ABC):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One message for each sampled partition, all with the same packed arrays; arguments are not written to."""
-        self._global = records.to_arrays(arrays)
+        self.current = records.to_arrays(arrays)
         return self._messages("train", "sample", server_round, arrays, config, grid)
 
     def check_reply(self, reply: Message) -> None:
@@ -76,15 +77,20 @@ class PackedStrategy(Strategy, ABC):
         if len(content.array_records) != 1 or len(content.metric_records) != 1:
             raise FedqError("FQ302", "a reply needs one array record and one metric record")
         payloads = arrays_of(reply)
-        if set(payloads) != set(self._global):
-            raise FedqError("FQ302", f"a reply with arrays {sorted(payloads)}, expected {sorted(self._global)}")
-        for name, x in self._global.items():
+        if set(payloads) != set(self.current):
+            raise FedqError("FQ302", f"a reply with arrays {sorted(payloads)}, expected {sorted(self.current)}")
+        for name, x in self.current.items():
             if tuple(payloads[name].shape) != x.shape:
                 raise FedqError("FQ302", f"array `{name}` has shape {payloads[name].shape}, expected {x.shape}")
             self.codec.check(payloads[name])
-        n = next(iter(content.metric_records.values())).get("num-examples")
-        if not isinstance(n, int | float) or not isfinite(n) or n <= 0:
-            raise FedqError("FQ302", f"`num-examples` must be a positive number, got {n!r}")
+        metrics = next(iter(content.metric_records.values()))
+        if set(metrics) != {"num-examples", "train-loss"}:
+            raise FedqError("FQ302", f"metrics {sorted(metrics)}, expected num-examples and train-loss")
+        n, loss = metrics["num-examples"], metrics["train-loss"]
+        if not isinstance(n, int) or not 0 < n < MOST_EXAMPLES:
+            raise FedqError("FQ302", f"`num-examples` must be a positive integer below 2^31, got {n!r}")
+        if not isinstance(loss, int | float) or not isfinite(loss):
+            raise FedqError("FQ302", f"`train-loss` must be a finite number, got {loss!r}")
 
     @abstractmethod
     def aggregate_train(
@@ -99,6 +105,15 @@ class PackedStrategy(Strategy, ABC):
     ) -> Iterable[Message]:
         """One message for each partition that evaluates in this round: a sample of its own."""
         return self._messages("evaluate", "sample-evaluate", server_round, arrays, config, grid)
+
+    def check_evaluation(self, reply: Message) -> None:
+        """FedqError FQ302 unless the reply to an evaluate message has finite scores, or no examples."""
+        records_ = list(reply.content.metric_records.values())
+        if len(records_) != 1 or set(records_[0]) != {"num-examples", "loss", "accuracy"}:
+            raise FedqError("FQ302", "an evaluation needs num-examples, loss and accuracy")
+        values = list(records_[0].values())
+        if not all(isinstance(v, int | float) and isfinite(v) for v in values):
+            raise FedqError("FQ302", f"an evaluation with values {values}")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Mean and standard deviation of the clients' accuracies, each client counting once; and their mean loss."""
@@ -146,7 +161,7 @@ class PackedStrategy(Strategy, ABC):
         return [Message(content, ids[partition], kind) for partition in chosen]
 
     def _packed(self, arrays: ArrayRecord, round_: int) -> ArrayRecord:
-        by = self.setup.downlink
+        by = self.downlink
         if all(payload.stype == by.stype for payload in arrays.values()):
             return arrays
         return records.encode(records.to_arrays(arrays), by, self.setup.sampling.seed, "down", round_)
@@ -180,6 +195,11 @@ class Fold:
     def metrics(self) -> MetricRecord:
         """The training loss, each client weighted by its examples."""
         return MetricRecord({"train-loss": self._loss / self._examples})
+
+
+def real(codec: PackedCodec) -> PackedCodec:
+    """A codec for values of any size: with a scale sent along if it carries [-1, 1] only, or nothing but signs."""
+    return Scaled(codec) if codec.unit or codec.name == "sign" else codec
 
 
 def good(replies: Iterable[Message]) -> Iterator[Message]:

@@ -5,8 +5,8 @@ the normalised weights w~ = tanh(a h) of every hidden layer; the last layer stay
 are those of docs/fedvote.md.
 """
 
-from collections.abc import Iterable
-from typing import final
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, final
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
@@ -14,42 +14,51 @@ from pydantic import Field
 
 from fedq.errors import FedqError
 from fedq.kernels import records
+from fedq.kernels.records import Arrays
 from fedq.options import Options
 from fedq.rng import rng
-from fedq.strategies.base import Arrays, Fold, PackedStrategy, Setup, good
+from fedq.strategies.base import Fold, PackedStrategy, Setup, good
 
 
 @final
 class FedVote(PackedStrategy):
-    """Uniform soft voting: m = (1/M) sum_k w_k over M clients, so E[m] is the mean of their normalised weights (F13)."""
+    """Uniform soft voting: m = (1/M) sum_k w_k, so E[m] is the mean of the M clients' normalised weights (F13)."""
 
-    defaults = {"codec": "binary", "client": {"name": "latent"}}
+    defaults: ClassVar[Mapping[str, Any]] = {"codec": "binary", "client": {"name": "latent"}}
 
     class Options(Options):
         """`[strategy]` keys of `fedvote`."""
 
         clip: float = Field(1e-4, gt=0, lt=1, description="votes are clipped to [-1 + clip, 1 - clip]")
 
-    def __init__(self, setup: Setup, options: Options) -> None:
+    def __init__(self, setup: Setup, options: Any) -> None:
         super().__init__(setup, options)
-        if setup.codec.name == "sign":
-            raise FedqError("FQ105", "`fedvote` cannot send by `sign`: a soft vote needs unbiased weights",
-                            where="--codec sign", hint="use --codec binary, ternary or ternary_base3")  # fmt: skip
+        self.codec, self.downlink = setup.codec, setup.downlink  # values are in [-1, 1] as they are
+        if "sign" in setup.codec.name:
+            raise FedqError(
+                "FQ105",
+                f"`fedvote` cannot send by `{setup.codec.name}`: a soft vote needs unbiased weights",
+                key="codec",
+                hint="use --codec binary, ternary or ternary_base3",
+            )
         self._limit = np.float32(1 - options.clip)
 
-    def initial(self, weights: Arrays, voted: list[str], seed: int) -> Arrays:
+    def initial(self, weights: Arrays, hidden: list[str], seed: int) -> Arrays:
         """Normal weights of unit deviation, clipped to +-0.999: the normalised weights of the hidden layers."""
-        if not voted:
-            raise FedqError("FQ105", "`fedvote` votes on hidden layers, and this model has none",
-                            hint="add a hidden layer: --set model.hidden=[64]")  # fmt: skip
-        drawn = {name: rng(seed, "latent", name).standard_normal(weights[name].shape, np.float32) for name in voted}
+        if not hidden:
+            raise FedqError(
+                "FQ105",
+                "`fedvote` votes on hidden layers, and this model has none",
+                hint="add a hidden layer: --set model.hidden=[64]",
+            )
+        drawn = {name: rng(seed, "latent", name).standard_normal(weights[name].shape, np.float32) for name in hidden}
         return {name: np.clip(n / n.std(), -0.999, 0.999) for name, n in drawn.items()}
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The soft vote, clipped; see `PackedStrategy.aggregate_train`."""
-        votes = Fold(self.codec, self._global)
+        votes = Fold(self.codec, self.current)
         for reply in good(replies):
             votes.add(reply, 1.0)
         if votes.empty:

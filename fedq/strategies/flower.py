@@ -1,14 +1,14 @@
 """Flower's own aggregation strategies behind any codec.
 
-Each is wrapped, never overridden: it sees decoded float32 replies holding the clients' weights, as in plain Flower, and its
-settings are those of its constructor. Sampling and packing are ours. Order statistics (Krum, medians, Bulyan)
+Each is wrapped, never overridden: it sees decoded float32 replies holding the clients' weights, as in plain Flower,
+and its settings are those of its constructor. Sampling and packing are ours. Order statistics (Krum, medians, Bulyan)
 need all replies at once, so here, and only here, the server holds K decoded models.
 """
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
-from typing import Any, Literal, cast, final
+from typing import Any, ClassVar, Literal, cast, final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -21,7 +21,6 @@ from fedq.errors import FedqError
 from fedq.kernels import records
 from fedq.options import Options
 from fedq.strategies.base import PackedStrategy, Setup, arrays_of, good
-from fedq.strategies.fedavg import real
 
 ONE_NODE = cast(Grid, SimpleNamespace(get_node_ids=lambda: [1]))  # all that a strategy asks of a grid
 OURS = (
@@ -39,11 +38,10 @@ class Flower(PackedStrategy):
     """A Flower strategy `inner` on a packed wire."""
 
     inner: type[flwr.FedAvg]
-    defaults = {"codec": "float32"}
+    defaults: ClassVar[Mapping[str, Any]] = {"codec": "float32"}
 
     def __init__(self, setup: Setup, options: Any) -> None:
         super().__init__(setup, options)
-        self.codec = real(setup)
         self.sends = options.sends
         given = options.model_dump(exclude={"sends"})
         self._inner = self.inner(
@@ -73,16 +71,20 @@ class Flower(PackedStrategy):
         try:
             arrays, metrics = self._inner.aggregate_train(server_round, decoded)
         except (ValueError, IndexError) as error:
-            raise FedqError("FQ304", f"Flower's {self.inner.__name__} cannot combine {len(decoded)} replies: {error}",
-                            hint="check its settings against --per-round") from error  # fmt: skip
+            raise FedqError(
+                "FQ304",
+                f"Flower's {self.inner.__name__} cannot combine {len(decoded)} replies: {error}",
+                hint="check its settings against --per-round",
+            ) from error
         if arrays is None:
             return None, metrics
         return records.to_record({n: a.numpy().astype(np.float32, copy=False) for n, a in arrays.items()}), metrics
 
     def state(self) -> dict[str, Any]:
         """The inner strategy's numbers and arrays (moments, momentum), but not its copy of the model."""
-        kept = {k: v for k, v in vars(self._inner).items() if k != "current_arrays" and _is_data(v)}
-        return {k: v for k, v in kept.items() if not isinstance(v, str)}
+        given = self.options.model_dump()
+        kept = {k: v for k, v in vars(self._inner).items() if k != "current_arrays" and k not in given}
+        return {k: v for k, v in kept.items() if not (callable(v) or isinstance(v, str))}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put the numbers and arrays back."""
@@ -91,7 +93,7 @@ class Flower(PackedStrategy):
     def _decoded(self, reply: Message) -> Message:
         arrays = {name: self.codec.decode(payload) for name, payload in arrays_of(reply).items()}
         if self.sends == "updates":
-            arrays = {name: self._global[name] + x for name, x in arrays.items()}
+            arrays = {name: self.current[name] + x for name, x in arrays.items()}
         metrics = next(iter(reply.content.metric_records.values())).copy()
         plain = ArrayRecord({name: Array(x) for name, x in arrays.items()})
         return with_content(reply, RecordDict({"arrays": plain, "metrics": metrics}))
@@ -104,7 +106,7 @@ def behind_codec(inner: type[flwr.FedAvg]) -> type[Flower]:
         for name, p in inspect.signature(inner).parameters.items()
         if not name.startswith(OURS) and isinstance(p.default, bool | int | float)
     }
-    sends = (Literal["updates", "weights"], Field("updates", description="what clients send"))
+    sends: Any = (Literal["updates", "weights"], Field("updates", description="what clients send"))
     options = create_model(f"{inner.__name__}Options", __base__=Options, sends=sends, **fields)
     doc = f"Flower's {inner.__name__} behind any codec."
     return final(type(inner.__name__, (Flower,), {"inner": inner, "Options": options, "__doc__": doc}))
@@ -112,14 +114,6 @@ def behind_codec(inner: type[flwr.FedAvg]) -> type[Flower]:
 
 def _plain(arrays: ArrayRecord) -> ArrayRecord:
     return ArrayRecord({name: Array(x) for name, x in records.to_arrays(arrays).items()})
-
-
-def _is_data(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_data(v) for k, v in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return all(_is_data(v) for v in value)
-    return value is None or isinstance(value, bool | int | float | str | np.ndarray)
 
 
 FedAdagrad = behind_codec(flwr.FedAdagrad)

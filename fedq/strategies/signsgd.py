@@ -1,17 +1,17 @@
 """signSGD with majority vote (Bernstein et al. 2018, arXiv 1802.04434, algorithm 3): one bit a weight up.
 
-Each client sends the sign of a stochastic gradient, the server moves every weight by the learning rate against the majority.
+Each client sends the sign of a stochastic gradient, the server moves every weight by the learning rate against the
+majority.
 """
 
-from collections.abc import Iterable
-from typing import final
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, final
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedq.errors import FedqError
 from fedq.kernels import records
-from fedq.options import Options
 from fedq.strategies.base import Fold, PackedStrategy, Setup, good
 
 
@@ -19,24 +19,29 @@ from fedq.strategies.base import Fold, PackedStrategy, Setup, good
 class SignSgd(PackedStrategy):
     """w <- w - lr sign(sum_k sign(g_k)); a tie moves nothing."""
 
-    defaults = {"codec": "sign", "client": {"name": "gradient", "lr": 0.005}}
+    defaults: ClassVar[Mapping[str, Any]] = {"codec": "sign", "client": {"name": "gradient", "lr": 0.005}}
     sends = "gradient"
 
-    def __init__(self, setup: Setup, options: Options) -> None:
+    def __init__(self, setup: Setup, options: Any) -> None:
         super().__init__(setup, options)
+        self.codec = setup.codec  # signs as they are
         if setup.codec.name != "sign":
-            raise FedqError("FQ105", f"`signsgd` sends signs, not `{setup.codec.name}`",
-                            where=f"--codec {setup.codec.name}", hint="leave --codec out, or use --strategy fedavg")  # fmt: skip
+            raise FedqError(
+                "FQ105",
+                f"`signsgd` sends signs, not `{setup.codec.name}`",
+                key="codec",
+                hint="leave --codec out, or use --strategy fedavg",
+            )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """A step against the majority; see `PackedStrategy.aggregate_train`."""
-        votes = Fold(self.codec, self._global)
+        votes = Fold(self.codec, self.current)
         for reply in good(replies):
             votes.add(reply, 1.0)
         if votes.empty:
             return None, None
         lr = np.float32(self.setup.lr)
-        moved = {n: self._global[n] - lr * np.sign(m) for n, m in votes.mean().items()}
+        moved = {n: self.current[n] - lr * np.sign(m).astype(np.float32, copy=False) for n, m in votes.mean().items()}
         return records.to_record(moved), votes.metrics

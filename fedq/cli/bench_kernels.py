@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedq.cli import bench_rivals
 from fedq.errors import FedqError
-from fedq.kernels import _library, active, bench_others
+from fedq.kernels import _library, active
 from fedq.rng import Key
 
 _KEY = Key(1, 2)
@@ -51,7 +52,7 @@ def _client(d: int, x: NDArray[np.float32], room: NDArray[np.uint8]) -> Iterator
     k, nb, out = active, -(-d // 8), room.view(np.float32)[:d]
     bits, planes = np.empty(nb, np.uint8), np.empty((2, nb), np.uint8)
     p = x * np.float32(0.5) + np.float32(0.5)
-    they = bench_others.Others(d, x)
+    they = bench_rivals.Others(d, x)
     native: Any = k
     yield Job("encode_binary", lambda: native.encode_bernoulli(p, _KEY, out=bits), 4 * d, nb, others=they.bernoulli)
     yield Job("encode_sign", lambda: native.encode_sign(x, out=bits), 4 * d, nb, others=they.sign)
@@ -89,7 +90,7 @@ def _server(d: int, n: int, room: NDArray[np.uint8]) -> Iterator[Job]:
     weights = np.random.default_rng(2).uniform(0, 1, n).astype(np.float32)
     bits, planes = np.empty(nb, np.uint8), np.empty((2, nb), np.uint8)
     counts = np.empty(d, np.uint8 if n <= 255 else np.uint16)
-    they = bench_others.Votes(d, packed, weights)
+    they = bench_rivals.Votes(d, packed, weights)
     half = n // 2
     yield Job("vote_counts", lambda: k.vote_counts(packed, d, out=counts), n * nb, counts.nbytes, n, n, they.counts)
     yield Job("vote_majority", lambda: k.vote_majority(packed, d, out=bits), n * nb, nb, n, n, they.counts)

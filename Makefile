@@ -1,0 +1,35 @@
+# Two commands: `make demo` shows it working, `make test` tests it. Both install into .venv first.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+export HF_HUB_OFFLINE := 1
+# torch's CPU build where the package index offers one; leave empty for the index's default
+TORCH ?= torch>=2.6,<2.14
+
+.PHONY: demo test slow lint install clean
+
+demo: .venv/installed
+	.venv/bin/fedq demo
+
+test: .venv/installed lint
+	$(PY) -m pytest -n 2 -m "not slow" --doctest-modules tests fedq
+
+slow: .venv/installed
+	$(PY) -m pytest -m slow
+
+lint: .venv/installed
+	.venv/bin/ruff check fedq tests
+	.venv/bin/ruff format --check fedq tests
+	.venv/bin/mypy
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(PY) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,28 @@
+"""`fedq resume`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+
+def resume(
+    run: Annotated[Path, Argument(help="The directory of a run.")],
+    rounds: Annotated[int | None, Option(help="Play up to this many rounds instead of the run's own.", min=1)] = None,
+    until: Annotated[str | None, Option(help="Stop early: accuracy=0.9 or up=10MB.")] = None,
+    json: Annotated[bool, Option("--json", help="Print one JSON object at the end, on stdout.")] = False,
+    quiet: Annotated[bool, Option("--quiet", help="Say nothing but errors.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
+) -> int:
+    """Go on with a run that was stopped; its bits are those of an uninterrupted run.
+
+    Example: fedq resume runs/fedvote-digits-s0-7c1e04
+    """
+    from fedq.cli.playing import play_on_screen
+    from fedq.simulation import reopen
+    from fedq.until import Until
+
+    if until:
+        Until.parse(until)
+    opened, simulation = reopen(run, rounds=rounds)
+    return play_on_screen(opened, simulation, until=until, as_json=json, quiet=quiet)

@@ -1,0 +1,35 @@
+"""`fedq show`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+
+def show(
+    what: Annotated[
+        str, Argument(help="strategies, codecs, clients, models, data, partitions, runs, a NAME or a RUN.")
+    ],
+    json: Annotated[bool, Option("--json", help="Print JSON on stdout.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
+) -> int:
+    """List what there is to choose from, or show one of them with its settings, or one run.
+
+    Example: fedq show strategies
+    """
+    import json as json_
+
+    from fedq.report import catalogue
+
+    if what in catalogue.KINDS:
+        rows = catalogue.listing(what)
+        print(json_.dumps(rows) if json else catalogue.table(rows))
+    elif (Path(what) / "run.toml").is_file():
+        from fedq.runs import open_run
+
+        run = open_run(what)
+        print(json_.dumps(run.totals()) if json else catalogue.run_page(run))
+    else:
+        page = catalogue.page(what)
+        print(json_.dumps(page) if json else catalogue.page_text(page))
+    return 0

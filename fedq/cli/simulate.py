@@ -1,0 +1,90 @@
+"""`fedq simulate`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+SECTION = {
+    "strategy": "strategy.name",
+    "codec": "codec",
+    "data": "data.name",
+    "data_dir": "data.dir",
+    "model": "model.name",
+    "clients": "clients",
+    "per_round": "per_round",
+    "rounds": "rounds",
+    "local_steps": "client.local_steps",
+    "batch_size": "client.batch_size",
+    "lr": "client.lr",
+    "partition": "data.partition",
+    "seed": "seed",
+    "tolerate": "tolerate",
+    "workers": "workers",
+}
+
+
+def simulate(
+    config: Annotated[
+        Path | None, Argument(help="A TOML file, such as the run.toml of a run.", show_default=False)
+    ] = None,
+    strategy: Annotated[
+        str | None, Option(help="fedvote (default), fedavg, fedpaq, signsgd ...: fedq show strategies")
+    ] = None,
+    codec: Annotated[str | None, Option(help="How updates travel: fedq show codecs.")] = None,
+    data: Annotated[
+        str | None, Option(help="digits (default), mnist, fashion_mnist, cifar10, or owner/name of the hub.")
+    ] = None,
+    data_dir: Annotated[Path | None, Option(help="Read the data from this folder, in the hub's layout.")] = None,
+    model: Annotated[str | None, Option(help="mlp (default), lenet5, fedvote_lenet5 ...: fedq show models")] = None,
+    clients: Annotated[int | None, Option(help="Partitions of the data, each one client; default 20.")] = None,
+    per_round: Annotated[int | None, Option(help="Clients that take part in a round; default all.")] = None,
+    rounds: Annotated[int | None, Option(help="Rounds of training; default 20.")] = None,
+    local_steps: Annotated[int | None, Option(help="Minibatch steps of a client in a round; default 20.")] = None,
+    batch_size: Annotated[int | None, Option(help="Examples in a minibatch; default 32.")] = None,
+    lr: Annotated[float | None, Option(help="Learning rate; default 0.05, 0.005 for signsgd.")] = None,
+    partition: Annotated[str | None, Option(help="iid or dirichlet:ALPHA; default dirichlet:0.5.")] = None,
+    seed: Annotated[int | None, Option(help="Every random choice follows from it; default 0.")] = None,
+    set_: Annotated[list[str] | None, Option("--set", metavar="K=V", help="Any other key; may be repeated.")] = None,
+    until: Annotated[str | None, Option(help="Stop early: accuracy=0.9 or up=10MB.")] = None,
+    tolerate: Annotated[float | None, Option(help="Share of a round's clients that may fail; default 0.")] = None,
+    workers: Annotated[int | None, Option(help="Threads that train clients; never changes a result.")] = None,
+    out: Annotated[Path, Option(help="Folder for run directories.")] = Path("runs"),
+    json: Annotated[bool, Option("--json", help="Print one JSON object at the end, on stdout.")] = False,
+    quiet: Annotated[bool, Option("--quiet", help="Say nothing but errors.")] = False,
+    print_config: Annotated[bool, Option("--print-config", help="Print the resolved TOML and exit.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
+) -> int:
+    """Train a model on simulated clients, over a wire of real packed bytes.
+
+    Example: fedq simulate --strategy fedvote --clients 20 --rounds 20 --seed 1
+    """
+    flags: dict[str, Any] = {k: v for k, v in locals().items() if k in SECTION and v is not None}
+    if sys.stderr.isatty() and not quiet:
+        print("loading ...", end="\r", file=sys.stderr, flush=True)
+    from fedq.config import resolve
+    from fedq.until import Until
+
+    resolved = resolve(_settings(config, flags, set_ or []))
+    if print_config:
+        print(resolved.to_toml(), end="")
+        return 0
+    if until:
+        Until.parse(until)
+    from fedq.cli.playing import play_on_screen
+    from fedq.simulation import begin
+
+    run, simulation = begin(resolved, out)
+    return play_on_screen(run, simulation, until=until, as_json=json, quiet=quiet)
+
+
+def _settings(config: Path | None, flags: dict[str, Any], sets: list[str]) -> dict[str, Any]:
+    """A file's settings, then flags over them, then `--set`; each remembers where it was given."""
+    from fedq.settings import Setting, parse_set, read_toml
+
+    settings = dict(read_toml(config)) if config else {}
+    for name, value in flags.items():
+        plain = str(value.expanduser().resolve()) if isinstance(value, Path) else value
+        settings[SECTION[name]] = Setting(plain, f"--{name.replace('_', '-')} {value}")
+    return settings | parse_set(sets)

@@ -1,0 +1,246 @@
+"""The command line as a user meets it, in this process."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Fedq = Callable[..., tuple[int, str, str]]
+
+
+def test_simulate_json(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    status, out, err = fedq("simulate", *tiny, "--json", "--seed", "3")
+    assert status == 0
+    totals = json.loads(out)
+    assert out.count("\n") == 1
+    promised = """strategy codec data model seed rounds clients run_dir accuracy deployed_accuracy loss up_bytes
+        down_bytes seconds epsilon wire_up_bytes"""
+    assert set(promised.split()) <= set(totals)
+    assert (totals["strategy"], totals["codec"], totals["rounds"], totals["clients"], totals["seed"]) == (
+        "fedvote",
+        "binary",
+        2,
+        4,
+        3,
+    )
+    assert Path(totals["run_dir"], "metrics.jsonl").read_text().count("\n") == 2
+    assert "fedvote on digits" in err
+
+
+def test_piped_output_is_one_plain_line_a_round(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    _, out, err = fedq("simulate", *tiny)
+    assert "\x1b" not in out + err
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == ["round=1/2", "round=2/2"]
+    assert len({re.sub(r"[\d.]", "#", line).find("loss") for line in lines}) == 1
+    assert "fedq compare" in err
+
+
+def test_quiet(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    assert fedq("simulate", *tiny, "--quiet") == (0, "", "")
+
+
+def test_print_config_and_run_it(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    status, out, _ = fedq("simulate", *tiny, "--print-config", "--strategy", "fedpaq")
+    assert status == 0
+    Path("mine.toml").write_text(out)
+    status, out, _ = fedq("simulate", "mine.toml", "--seed", "9", "--json")
+    assert (status, json.loads(out)["strategy"], json.loads(out)["seed"]) == (0, "fedpaq", 9)
+
+
+def test_run_toml_repeats_the_run(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    first = json.loads(fedq("simulate", *tiny, "--json")[1])
+    again = json.loads(fedq("simulate", first["run_dir"] + "/run.toml", "--json")[1])
+    assert again["weights_sha256"] == first["weights_sha256"]
+    assert again["run_dir"] == first["run_dir"] + "-2"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "code", "hint"),
+    [
+        (("simulate", "--strategy", "fedvot"), 2, "FQ101", "did you mean `fedvote`?"),
+        (("simulate", "--codec", "binry"), 2, "FQ101", "did you mean `binary`?"),
+        (("simulate", "--data", "digit"), 2, "FQ101", "did you mean `digits`?"),
+        (("simulate", "--model", "lenet"), 2, "FQ101", "did you mean `lenet5`?"),
+        (("simulate", "--rounds", "-1"), 2, "FQ103", ""),
+        (("simulate", "--rounds", "many"), 2, "FQ106", "fedq simulate --help"),
+        (("simulate", "--per-round", "30"), 2, "FQ105", "--clients"),
+        (("simulate", "--clients", "9999"), 2, "FQ105", "fewer --clients"),
+        (("simulate", "--strategi", "fedvote"), 2, "FQ106", "--help"),
+        (("simulat",), 2, "FQ106", "--help"),
+        (("simulate", "--set", "strategy.temprature=2"), 2, "FQ102", "clip"),
+        (("simulate", "--set", "nonsense"), 2, "FQ106", "--set"),
+        (("simulate", "--until", "acc=1"), 2, "FQ106", "accuracy=0.9"),
+        (("simulate", "--strategy", "fedvote", "--codec", "sign"), 2, "FQ105", "binary"),
+        (("simulate", "--strategy", "signsgd", "--codec", "qsgd4"), 2, "FQ105", "--codec"),
+        (("simulate", "--strategy", "signsgd", "--set", "client.name=sgd"), 2, "FQ105", "client.name"),
+        (("simulate", "--model", "lenet5"), 2, "FQ105", "mlp"),
+        (("simulate", "--data", "x", "--data-dir", "nowhere"), 4, "FQ201", "layout"),
+        (("simulate", "--data", "nobody/nothing"), 4, "FQ201", "--data-dir"),
+        (("simulate", "--batch-size", "1"), 2, "FQ105", "--batch-size"),
+        (("simulate", "--set", "strategy=3"), 2, "FQ103", ""),
+        (("simulate", "--set", "codec.name=ternary"), 2, "FQ102", ""),
+        (("simulate", "--set", "seed.x=1", "--seed", "3"), 2, "FQ102", ""),
+        (("simulate", "--set", "model.hidden=[0]"), 2, "FQ103", ""),
+        (("simulate", "--set", "lr=0.1"), 2, "FQ102", "did you mean `client.lr`?"),
+        (("simulate", "--set", "rounds=true"), 2, "FQ103", ""),
+        (("simulate", "--clients", "99999999999999999999"), 2, "FQ103", ""),
+        (("simulate", "nowhere.toml"), 3, "FQ104", "TOML"),
+        (("resume", "nowhere"), 4, "FQ203", "runs/"),
+        (("compare", "nowhere"), 4, "FQ203", "runs/"),
+        (("show", "fedvotes"), 2, "FQ101", "fedvote"),
+    ],
+)
+def test_wrong_input(fedq: Fedq, words: tuple[str, ...], status: int, code: str, hint: str) -> None:
+    got, out, err = fedq(*words)
+    assert got == status
+    assert out == ""
+    assert err.startswith(f"error[{code}]: ")
+    assert "\n  --> " in err
+    assert hint in err
+    assert "Traceback" not in err
+
+
+def test_wrong_key_in_a_file(fedq: Fedq) -> None:
+    Path("x.toml").write_text('rounds = 2\n[strategy]\nname = "fedvote"\ntemprature = 2.0\n')
+    status, _, err = fedq("simulate", "x.toml")
+    assert status == 3
+    assert "error[FQ102]: unknown key `strategy.temprature`\n  --> x.toml:4  strategy.temprature = 2.0" in err
+
+
+def test_a_client_that_raises(fedq: Fedq, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedq.clients.trainer import Trainer
+
+    def fail(*_: object) -> None:
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr(Trainer, "train", fail)
+    status, out, err = fedq("simulate", *tiny, "--json")
+    assert status == 5
+    assert out == ""
+    assert "error[FQ301]: client 0 failed in round 1: OSError: disk on fire" in err
+    (log,) = Path("runs").glob("*/log.txt")
+    assert log.read_text().count("Traceback") == 1
+
+
+def test_out_that_cannot_be_written(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    Path("file").write_text("")
+    status, _, err = fedq("simulate", *tiny, "--out", "file")
+    assert (status, err.split(":")[0]) == (4, "error[FQ206]")
+
+
+def test_compare(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    for strategy in ("fedvote", "fedavg"):
+        for seed in ("0", "1"):
+            assert fedq("simulate", *tiny, "--strategy", strategy, "--seed", seed, "--quiet")[0] == 0
+    runs = [str(p) for p in sorted(Path("runs").iterdir())]
+    status, out, err = fedq("compare", *runs)
+    assert status == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert [r[:3] for r in rows[1:]] == [["fedavg", "float32", "2"], ["fedvote", "binary", "2"]]
+    made = {"accuracy_vs_bytes.svg", "accuracy_vs_bytes.png", "table.csv"}
+    assert {p.name for p in Path("compare").iterdir()} == made
+    assert all(name in err for name in made)
+    svg = Path("compare/accuracy_vs_bytes.svg").read_bytes()
+    assert json.loads(fedq("compare", *runs, "--json", "--target", "0.05")[1])["target"] == 0.05
+    fedq("compare", *runs, "--out", "again")
+    assert Path("again/accuracy_vs_bytes.svg").read_bytes() == svg
+
+
+def test_compare_tells_twins_apart(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    for lr in ("0.05", "0.1"):
+        fedq("simulate", *tiny, "--lr", lr, "--quiet")
+    _, out, _ = fedq("compare", *[str(p) for p in sorted(Path("runs").iterdir())])
+    assert " lr=0.05 " in out
+    assert " lr=0.1 " in out
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "strategies",
+        "codecs",
+        "clients",
+        "models",
+        "data",
+        "partitions",
+        "runs",
+        "fedvote",
+        "fedadam",
+        "qsgd4",
+        "mlp",
+        "sgd",
+    ],
+)
+def test_show(fedq: Fedq, what: str) -> None:
+    status, out, _ = fedq("show", what)
+    assert status == 0
+    assert out.strip()
+    assert json.loads(fedq("show", what, "--json")[1]) is not None
+
+
+def test_show_run(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    run = json.loads(fedq("simulate", *tiny, "--json")[1])["run_dir"]
+    status, out, _ = fedq("show", run)
+    assert status == 0
+    assert "2 of 2 rounds" in out
+    assert 'partition = "dirichlet:0.5"' in out
+    assert run in fedq("show", "runs")[1]
+
+
+def test_doctor(fedq: Fedq) -> None:
+    status, out, _ = fedq("doctor")
+    assert status == 0
+    assert out.count("\nok ") == 4
+    assert json.loads(fedq("doctor", "--json")[1])["checks"]
+
+
+def test_version_and_help(fedq: Fedq) -> None:
+    assert fedq("--version") == (0, "fedq 0.1.0\n", "")
+    for words in (["--help"], *([c, "--help"] for c in ("simulate", "resume", "compare", "show", "doctor", "demo"))):
+        status, out, _ = fedq(*words)
+        assert status == 0
+        assert max(len(line) for line in out.splitlines()) <= 80
+        assert words == ["--help"] or "Example: fedq" in out
+
+
+def test_demo_contenders_are_valid() -> None:
+    from fedq.cli.demo import CONTENDERS
+    from fedq.config import make_config
+
+    assert [make_config(c).strategy.name for c in CONTENDERS] == ["fedvote", "fedavg"]
+
+
+def test_compare_leaves_out_what_is_no_run_and_counts_a_seed_once(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    for _ in range(2):
+        fedq("simulate", *tiny, "--quiet")
+    Path("runs/notes").mkdir()
+    status, out, err = fedq("compare", *[str(p) for p in sorted(Path("runs").iterdir())])
+    assert status == 0
+    assert "`runs/notes` is not a run and was left out" in err
+    assert out.splitlines()[1].split()[2] == "1"
+
+
+def test_a_folder_names_its_data(fedq: Fedq, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    status, _, err = fedq("simulate", "--data-dir", "mine")
+    assert (status, "`mine`" in err or "mine" in err) == (4, True)
+    assert fedq("simulate", "--data-dir", "mine", "--print-config")[1].count('name = "mine"') == 1
+
+
+def test_errors_of_a_file_are_placed_in_the_file(fedq: Fedq) -> None:
+    Path("x.toml").write_text('codec = "sign"\n[data]\nname = "digit"\n')
+    status, _, err = fedq("simulate", "x.toml")
+    assert status == 3
+    assert "x.toml:1  codec" in err
+    Path("x.toml").write_text('[data]\nname = "digit"\n')
+    status, _, err = fedq("simulate", "x.toml")
+    assert (status, "x.toml:2  data.name" in err) == (3, True)
+
+
+def test_a_byte_order_mark_and_a_run_directory_are_configs(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    Path("x.toml").write_bytes(b"\xef\xbb\xbfseed = 7\n")
+    run = json.loads(fedq("simulate", "x.toml", *tiny, "--json")[1])["run_dir"]
+    assert json.loads(fedq("simulate", run, "--json")[1])["seed"] == 7

@@ -1,0 +1,48 @@
+"""What the documentation says, run: code blocks, names of files, and the README's commands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fedq.strategies import STRATEGIES
+from tests.conftest import ROOT
+
+
+def test_extending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's Python blocks, one after the other, as a reader would paste them."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "extending.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, object] = {"__name__": "page"}
+    try:
+        for block in blocks:
+            exec(compile(block, "extending.md", "exec"), names)
+    finally:
+        STRATEGIES.pop("damped", None)
+    assert len(names["run"].records()) == 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])
+def test_links_and_files_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+    for file in re.findall(
+        r"`((?:fedq|tests|kernels|strategies|clients|models|data|grids|cli|report)/[\w./]+\.py)`", text
+    ):
+        assert (ROOT / file).exists() or (ROOT / "fedq" / file).exists() or "foo.py" in file, file
+
+
+def test_readme_commands_are_real(fedq, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """Every `fedq simulate` line of the README resolves; every other command exists."""
+    lines = [
+        line.split("#")[0].split() for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("fedq ")
+    ]
+    assert len(lines) >= 8
+    for _, command, *words in lines:
+        if command == "simulate":
+            assert fedq(command, *words, "--print-config")[0] == 0
+        else:
+            assert fedq(command, "--help")[0] == 0

@@ -1,0 +1,165 @@
+"""Real processes and real training: what a user's machine does to a run, and the figures the project promises."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+ROOT = Path(__file__).parent.parent
+FEDQ = [sys.executable, "-c", "from fedq.cli import main; main()"]
+SHORT = ["--clients", "8", "--rounds", "30", "--local-steps", "5", "--batch-size", "16", "--seed", "5"]
+
+
+def simulate(folder: Path, *flags: str) -> dict[str, Any]:
+    done = subprocess.run([*FEDQ, "simulate", *flags, "--json"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    totals: dict[str, Any] = json.loads(done.stdout)
+    return totals
+
+
+def lines(folder: Path, run_dir: str) -> list[dict[str, Any]]:
+    text = (folder / run_dir / "metrics.jsonl").read_text()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in text.splitlines()]
+
+
+def start(folder: Path, *words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([*FEDQ, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_round(folder: Path, round_: int) -> Path:
+    """The run directory in `folder`, when `round_` rounds are in it."""
+    for _ in range(3000):
+        for run in (folder / "runs").glob("*"):
+            metrics = run / "metrics.jsonl"
+            begun = list((run / "checkpoints").glob("round_*.npz"))
+            if begun and (round_ == 0 or (metrics.exists() and metrics.read_text().count("\n") >= round_)):
+                return run
+        time.sleep(0.01)
+    raise AssertionError("the run did not begin")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("straight")
+    return folder, simulate(folder, *SHORT)
+
+
+def test_two_processes_give_the_same_bits(straight: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, totals = straight
+    again = simulate(tmp_path, *SHORT, "--workers", "2")
+    assert lines(tmp_path, again["run_dir"]) == lines(folder, totals["run_dir"])
+    assert again["weights_sha256"] == totals["weights_sha256"]
+
+
+@pytest.mark.parametrize("point", range(20))
+def test_kill_and_resume(straight: tuple[Path, dict[str, Any]], tmp_path: Path, point: int) -> None:
+    """kill -9 at a random moment of a random round; the resumed run ends with the same weights and metrics."""
+    moment = random.Random(point)
+    process = start(tmp_path, "simulate", *SHORT)
+    run = wait_for_round(tmp_path, moment.randrange(29))
+    time.sleep(moment.uniform(0, 0.1))
+    process.kill()
+    process.communicate()
+    done = subprocess.run([*FEDQ, "resume", str(run), "--json"], cwd=tmp_path, capture_output=True, text=True)
+    folder, totals = straight
+    if done.returncode == 4:  # the kill came after the last round
+        assert "the run is done" in done.stderr
+        resumed = json.loads((run / "run.json").read_text())
+    else:
+        assert done.returncode == 0, done.stderr
+        resumed = json.loads(done.stdout)
+    assert resumed["weights_sha256"] == totals["weights_sha256"]
+    assert lines(tmp_path, str(run)) == lines(folder, totals["run_dir"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt(straight: tuple[Path, dict[str, Any]], tmp_path: Path, number: int) -> None:
+    process = start(tmp_path, "simulate", *SHORT)
+    run = wait_for_round(tmp_path, 3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"fedq resume runs/{run.name}" in err
+    assert "Traceback" not in out + err
+    assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
+    done = subprocess.run([*FEDQ, "resume", str(run), "--json"], cwd=tmp_path, capture_output=True, text=True)
+    assert json.loads(done.stdout)["weights_sha256"] == straight[1]["weights_sha256"]
+
+
+def test_interrupt_twice(tmp_path: Path) -> None:
+    process = start(tmp_path, "simulate", *SHORT, "--local-steps", "3000")
+    run = wait_for_round(tmp_path, 0)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert (run / "checkpoints" / "round_000000.npz").exists()
+
+
+def test_a_run_in_use(tmp_path: Path) -> None:
+    process = start(tmp_path, "simulate", *SHORT, "--rounds", "1000")
+    run = wait_for_round(tmp_path, 1)
+    try:
+        for words in (["resume", str(run)], ["simulate", *SHORT, "--rounds", "1000"]):
+            second = subprocess.run([*FEDQ, *words], cwd=tmp_path, capture_output=True, text=True)
+            assert second.returncode == 4
+            assert f"error[FQ204]: the run is in use by process {process.pid}" in second.stderr
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fedvote_on_digits(seed: int, tmp_path: Path) -> None:
+    """The main job: soft accuracy >= 0.93, deployed >= 0.89, one bit a voted weight."""
+    sizes = ["--clients", "20", "--rounds", "20", "--local-steps", "20", "--batch-size", "32"]
+    flags = ["--strategy", "fedvote", "--data", "digits", *sizes]
+    totals = simulate(tmp_path, *flags, "--partition", "dirichlet:0.5", "--seed", str(seed))
+    assert totals["accuracy"] >= 0.93
+    assert totals["deployed_accuracy"] >= 0.89
+    assert totals["up_bytes"] == 20 * 20 * (64 * 128 + 128 * 64) // 8
+
+
+def test_fedvote_on_fashion_mnist(data_dir: Path, tmp_path: Path) -> None:
+    """FedVote's LeNet-5 at full width: 207,204 bytes a client and round, soft accuracy >= 0.80 after two rounds."""
+    flags = "--strategy fedvote --data fashion_mnist --model fedvote_lenet5 --clients 31 --rounds 2 --local-steps 40"
+    more = ["--batch-size", "100", "--lr", "0.05", "--partition", "dirichlet:0.5"]
+    totals = simulate(tmp_path, *flags.split(), *more, "--data-dir", str((data_dir / "fashion_mnist").resolve()))
+    assert totals["accuracy"] >= 0.80
+    assert totals["up_bytes"] == 2 * 31 * 207_204
+    peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert peak_kib < 1.5e9 / 1024
+
+
+def test_demo(tmp_path: Path) -> None:
+    environment = {**os.environ, "HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    done = subprocess.run([*FEDQ, "demo"], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.startswith("picture: runs/demo/accuracy_vs_bytes.png")
+    assert (tmp_path / "runs/demo/accuracy_vs_bytes.svg").stat().st_size > 10_000
+    assert {p.name for p in tmp_path.iterdir()} == {"runs"}
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebook(notebook: Path, tmp_path: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    book = nbformat.read(notebook, as_version=4)
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [o for cell in book.cells if cell.cell_type == "code" for o in cell.outputs]
+    assert any("image/svg+xml" in o.get("data", {}) or "text/plain" in o.get("data", {}) for o in outputs)
