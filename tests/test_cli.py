@@ -199,7 +199,10 @@ def test_doctor(fedq: Fedq) -> None:
 
 def test_version_and_help(fedq: Fedq) -> None:
     assert fedq("--version") == (0, "fedq 0.1.0\n", "")
-    for words in (["--help"], *([c, "--help"] for c in ("simulate", "resume", "compare", "show", "doctor", "demo"))):
+    for words in (
+        ["--help"],
+        *([*c.split(), "--help"] for c in ("simulate", "resume", "compare", "show", "doctor", "demo", "bench kernels")),
+    ):
         status, out, _ = fedq(*words)
         assert status == 0
         assert max(len(line) for line in out.splitlines()) <= 80
@@ -244,3 +247,31 @@ def test_a_byte_order_mark_and_a_run_directory_are_configs(fedq: Fedq, tiny: tup
     Path("x.toml").write_bytes(b"\xef\xbb\xbfseed = 7\n")
     run = json.loads(fedq("simulate", "x.toml", *tiny, "--json")[1])["run_dir"]
     assert json.loads(fedq("simulate", run, "--json")[1])["seed"] == 7
+
+
+def test_bench_kernels(fedq: Fedq) -> None:
+    """A row for each kernel and its floors, with the promised keys; no word on how fast."""
+    from fedq.kernels import active
+
+    status, out, err = fedq("bench", "kernels", "--d", "4096", "--n", "3", "--json", "--no-others")
+    if active.isa() == "numpy":
+        assert (status, "no native kernels" in err) == (4, True)
+        return
+    rows = json.loads(out)
+    promised = [
+        "kernel",
+        "d",
+        "n",
+        "isa",
+        "median_us",
+        "gbps",
+        "floor_gbps",
+        "of_memcpy",
+        "of_floor",
+        "vs_numpy",
+        "vs_torch",
+    ]
+    assert all(list(row) == promised for row in rows)
+    kernels = {row["kernel"] for row in rows if not row["kernel"].startswith("floor")}
+    assert {"encode_binary", "decode_binary", "vote_majority", "vote_weighted", "encode_qsgd4", "pack_base3"} <= kernels
+    assert all(row["median_us"] > 0 for row in rows)

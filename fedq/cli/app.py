@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import fedq
+from fedq.cli.bench import bench
 from fedq.cli.compare import compare
 from fedq.cli.demo import demo
 from fedq.cli.doctor import doctor
@@ -39,3 +40,4 @@ def _options(
 
 for command in (simulate, resume, compare, show, doctor, demo):
     app.command()(command)
+app.add_typer(bench, name="bench")

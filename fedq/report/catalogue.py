@@ -117,7 +117,8 @@ def _entries(kind: str) -> Rows:
         found = find(name)
         row = {kind: name, "about": (inspect.getdoc(found) or "").split("\n")[0]}
         if kind == "codec":
-            row = {kind: name, "bytes of 10,000": f"{found.nbytes(10_000):,}", "about": row["about"]}
+            most = "" if len(found.lengths(10_000)) == 1 else "up to "
+            row = {kind: name, "bytes of 10,000": f"{most}{found.nbytes(10_000):,}", "about": row["about"]}
         if kind == "strategy":
             row = {kind: name, "codec": found.defaults.get("codec", "float32"), "about": row["about"]}
         rows.append(row)

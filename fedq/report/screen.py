@@ -43,17 +43,21 @@ def plan(simulation: Any, where: str = "") -> str:
     still = sum(x.size for x in simulation.drawn.values()) - sent
     up, down = (
         sum(c.nbytes(prod(s)) for s in shapes.values())
-        for c in (simulation.strategy.codec, simulation.strategy.setup.downlink)
+        for c in (simulation.strategy.codec, simulation.strategy.downlink)
+    )
+    most_up, most_down = (
+        "" if all(len(c.lengths(prod(s))) == 1 for s in shapes.values()) else "at most "
+        for c in (simulation.strategy.codec, simulation.strategy.downlink)
     )
     total = config.per_round * top.rounds
     rows = {
         "clients": f"{config.per_round} of {top.clients} a round, {o.local_steps} steps of {o.batch_size}, "
         f"{top.data.partition}",
         "model": f"{config.model.name}: {sent:,} weights sent" + (f", {still:,} never" if still else ""),
-        "uplink": f"{size(up)} a client ({top.codec})"
+        "uplink": f"{most_up}{size(up)} a client ({top.codec})"
         + (f", float32 would be {size(4 * sent)}" if up < 4 * sent else ""),
-        "downlink": f"{size(down)} a client ({top.downlink})",
-        "total": f"about {size(up * total)} up and {size(down * total)} down in {top.rounds} rounds",
+        "downlink": f"{most_down}{size(down)} a client ({top.downlink})",
+        "total": f"{most_up}{size(up * total)} up and {most_down}{size(down * total)} down in {top.rounds} rounds",
         "workers": f"{simulation.workers} thread{'s' if simulation.workers > 1 else ''} of this process",
     }
     warned = [f"  warning: {text}" for text in simulation.warnings]
