@@ -87,4 +87,5 @@ def test_help_imports_neither_torch_nor_flower() -> None:
         "heavy = {'torch', 'flwr', 'numpy', 'matplotlib', 'datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

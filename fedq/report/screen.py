@@ -97,7 +97,7 @@ class Screen:
     def __enter__(self) -> "Screen":
         if self._console.is_terminal and not self._quiet:
             text = TextColumn("{task.completed}/{task.total}  {task.fields[said]}", markup=False)
-            self._bar = Progress(BarColumn(), text, console=self._console, transient=True)
+            self._bar = Progress(BarColumn(bar_width=20), text, console=self._console, transient=True)
             self._task = self._bar.add_task("", total=self._rounds, said="starting")
             self._bar.start()
         return self

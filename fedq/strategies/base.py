@@ -5,7 +5,7 @@ model as an `ArrayRecord` of float32 payloads, and is given the replies as a str
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, ClassVar, Literal, cast
@@ -145,6 +145,14 @@ class PackedStrategy(Strategy, ABC):
 
     # --------------------------------------------------------------------------------------------- helpers
 
+    def folded(self, replies: Iterable[Message], weight: Callable[[Message], float]) -> "Fold":
+        """The weighted mean of all replies that carry content, folded as they come."""
+        fold = Fold(self.codec, self.current)
+        for reply in replies:
+            if reply.has_content():
+                fold.add(reply, weight(reply))
+        return fold
+
     def _messages(
         self,
         kind: str,
@@ -202,14 +210,14 @@ def real(codec: PackedCodec) -> PackedCodec:
     return Scaled(codec) if codec.unit or codec.name == "sign" else codec
 
 
-def good(replies: Iterable[Message]) -> Iterator[Message]:
-    """The replies that carry content."""
-    return (reply for reply in replies if reply.has_content())
-
-
 def arrays_of(reply: Message) -> Mapping[str, Array]:
     """The packed arrays of a reply, by name."""
     return next(iter(reply.content.array_records.values()))
+
+
+def uniform(reply: Message) -> float:
+    """One: every client counts the same."""
+    return 1.0
 
 
 def examples(reply: Message) -> float:

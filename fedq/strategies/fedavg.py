@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fedq.kernels import records
 from fedq.options import Options
-from fedq.strategies.base import Fold, PackedStrategy, Setup, examples, good
+from fedq.strategies.base import PackedStrategy, Setup, examples, uniform
 
 
 class FedAvg(PackedStrategy):
@@ -30,15 +30,13 @@ class FedAvg(PackedStrategy):
     def __init__(self, setup: Setup, options: Any) -> None:
         super().__init__(setup, options)
         self.sends = options.sends
-        self._uniform = options.weighting == "uniform"
+        self._weight = uniform if options.weighting == "uniform" else examples
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The weighted mean; see `PackedStrategy.aggregate_train`."""
-        fold = Fold(self.codec, self.current)
-        for reply in good(replies):
-            fold.add(reply, 1.0 if self._uniform else examples(reply))
+        fold = self.folded(replies, self._weight)
         if fold.empty:
             return None, None
         mean = fold.mean()

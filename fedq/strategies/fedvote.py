@@ -17,7 +17,7 @@ from fedq.kernels import records
 from fedq.kernels.records import Arrays
 from fedq.options import Options
 from fedq.rng import rng
-from fedq.strategies.base import Fold, PackedStrategy, Setup, good
+from fedq.strategies.base import PackedStrategy, Setup, uniform
 
 
 @final
@@ -58,9 +58,7 @@ class FedVote(PackedStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The soft vote, clipped; see `PackedStrategy.aggregate_train`."""
-        votes = Fold(self.codec, self.current)
-        for reply in good(replies):
-            votes.add(reply, 1.0)
+        votes = self.folded(replies, uniform)
         if votes.empty:
             return None, None
         m = {name: m.clip(-self._limit, self._limit) for name, m in votes.mean().items()}  # F8, F9

@@ -20,7 +20,7 @@ from fedq._flower import with_content
 from fedq.errors import FedqError
 from fedq.kernels import records
 from fedq.options import Options
-from fedq.strategies.base import PackedStrategy, Setup, arrays_of, good
+from fedq.strategies.base import PackedStrategy, Setup, arrays_of
 
 ONE_NODE = cast(Grid, SimpleNamespace(get_node_ids=lambda: [1]))  # all that a strategy asks of a grid
 OURS = (
@@ -65,7 +65,7 @@ class Flower(PackedStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The inner strategy's aggregate of decoded replies."""
-        decoded = [self._decoded(reply) for reply in good(replies)]
+        decoded = [self._decoded(reply) for reply in replies if reply.has_content()]
         if not decoded:
             return None, None
         try:

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedq.errors import FedqError
 from fedq.kernels import records
-from fedq.strategies.base import Fold, PackedStrategy, Setup, good
+from fedq.strategies.base import PackedStrategy, Setup, uniform
 
 
 @final
@@ -37,9 +37,7 @@ class SignSgd(PackedStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """A step against the majority; see `PackedStrategy.aggregate_train`."""
-        votes = Fold(self.codec, self.current)
-        for reply in good(replies):
-            votes.add(reply, 1.0)
+        votes = self.folded(replies, uniform)
         if votes.empty:
             return None, None
         lr = np.float32(self.setup.lr)
