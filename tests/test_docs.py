@@ -46,3 +46,11 @@ def test_readme_commands_are_real(fedq, monkeypatch: pytest.MonkeyPatch) -> None
             assert fedq(command, *words, "--print-config")[0] == 0
         else:
             assert fedq(command, "--help")[0] == 0
+
+
+def test_run_directories_in_the_readme_are_those_of_the_first_command() -> None:
+    from fedq.config import make_config
+
+    named = re.findall(r"fedvote-digits-s0-([0-9a-f]{6})", (ROOT / "README.md").read_text())
+    assert named
+    assert set(named) == {make_config().hash[:6]}
