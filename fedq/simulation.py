@@ -33,7 +33,7 @@ from fedq.until import Until
 
 log = logging.getLogger("fedq")
 
-SMALL = 50_000  # trained weights below which threads only wait for each other (benchmarks/threads.py)
+SMALL = 32_000  # trained weights below which threads only wait for each other (benchmarks/threads.py)
 
 
 @dataclass(frozen=True)
