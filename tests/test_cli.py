@@ -220,9 +220,11 @@ def test_compare_leaves_out_what_is_no_run_and_counts_a_seed_once(fedq: Fedq, ti
     for _ in range(2):
         fedq("simulate", *tiny, "--quiet")
     Path("runs/notes").mkdir()
+    fedq("simulate", *tiny, "--quiet", "--set", "model.norm=none", "--strategy", "fedavg", "--lr", "1e30")
     status, out, err = fedq("compare", *[str(p) for p in sorted(Path("runs").iterdir())])
     assert status == 0
     assert "`runs/notes` is not a run and was left out" in err
+    assert "has no finished round (failed) and was left out" in err
     assert out.splitlines()[1].split()[2] == "1"
 
 

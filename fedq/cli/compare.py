@@ -26,8 +26,8 @@ def compare(
     from fedq.report.plots import accuracy_against_bytes
 
     comparison = Comparison.of(runs, target)
-    for path in (p for p in runs if not (p / "run.toml").is_file()):
-        print(f"warning: `{path}` is not a run and was left out", file=sys.stderr)
+    for what in comparison.left_out:
+        print(f"warning: {what} and was left out", file=sys.stderr)
     files = accuracy_against_bytes(comparison, out)
     files.append(comparison.write_csv(out / "table.csv"))
     if json:

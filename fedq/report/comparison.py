@@ -70,6 +70,7 @@ class Comparison:
 
     groups: tuple[Group, ...]
     target: float
+    left_out: tuple[str, ...] = ()  # what was named and is not compared, and why
 
     @classmethod
     def of(cls, paths: Sequence[Path], target: float | None) -> "Comparison":
@@ -89,7 +90,9 @@ class Comparison:
                 hint="fedq show runs",
             )
         reached = min(float(g.mean.accuracy.max()) for g in groups)
-        return cls(groups, target if target is not None else floor(100 * reached) / 100)
+        left_out = [f"`{path}` is not a run" for path in paths if not (path / "run.toml").is_file()]
+        left_out += [f"`{run.path}` has no finished round ({run.status})" for run in runs if not run.records()]
+        return cls(groups, target if target is not None else floor(100 * reached) / 100, tuple(left_out))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a group: final accuracies, and rounds and bytes to the target (None where it is not reached)."""
