@@ -102,8 +102,12 @@ def test_nan_in_an_update() -> None:
     assert error.value.exit_code == 5
 
 
-def test_a_failing_client_leaves_one_traceback_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, s = begin(make_config({"clients": 4, "rounds": 2, "model.hidden": [8]}), tmp_path)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_failing_client_leaves_one_traceback_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Of clients that failed at the same time, and of those given up for it, nobody waits for an answer."""
+    run, s = begin(make_config({"clients": 4, "rounds": 2, "model.hidden": [8], "workers": workers}), tmp_path)
 
     def fail(*_: object) -> None:
         raise ValueError("a broken disk")

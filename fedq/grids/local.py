@@ -6,8 +6,9 @@ them never holds more than a few. A client that is not sampled costs nothing.
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from itertools import count, islice
 from threading import Event
 from time import monotonic
@@ -85,7 +86,7 @@ class LocalGrid(Grid):
 
     def _replies(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
         if self._workers == 1 and timeout is None:
-            yield from map(self._play, messages)
+            yield from (_delivered(message, partial(self._play, message)) for message in messages)
             return
         waiting, hung, end = iter(messages), False, monotonic() + (timeout or 0)
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="client")
@@ -95,10 +96,11 @@ class LocalGrid(Grid):
             )
             while running:
                 message, future = running.popleft()
-                try:
-                    yield future.result(None if timeout is None else max(0.0, end - monotonic()))
-                except TimeoutError:
-                    hung = True
+                wait([future], None if timeout is None else max(0.0, end - monotonic()))
+                hung = hung or not future.done()
+                if future.done():
+                    yield _delivered(message, future.result)
+                else:
                     yield Message(Error(TIMED_OUT, f"no reply within {timeout} s"), reply_to=message)
                 running.extend((m, pool.submit(self._play, m)) for m in islice(waiting, 1))
         finally:
@@ -110,12 +112,17 @@ class LocalGrid(Grid):
         node = message.metadata.dst_node_id
         config: UserConfig = {"partition-id": node - 1, "num-partitions": self._clients}
         context = self._contexts.get(node) or Context(SIMULATED_RUN, node, config, RecordDict(), {})
-        try:
-            reply = self._app(isolated(message), context)
-        except (Exception, SystemExit) as error:
-            log.exception("client %d raised", node - 1)
-            said = error.message if isinstance(error, FedqError) else f"{type(error).__name__}: {error}"
-            return Message(Error(CLIENT_RAISED, said), reply_to=message)
+        reply = self._app(isolated(message), context)
         if context.state:
             self._contexts[node] = context
         return reply
+
+
+def _delivered(message: Message, reply: Callable[[], Message]) -> Message:
+    """The reply, or an error in its place; its traceback is logged here, so only where somebody waits for it."""
+    try:
+        return reply()
+    except (Exception, SystemExit) as error:
+        log.exception("client %d raised", message.metadata.dst_node_id - 1)
+        said = error.message if isinstance(error, FedqError) else f"{type(error).__name__}: {error}"
+        return Message(Error(CLIENT_RAISED, said), reply_to=message)

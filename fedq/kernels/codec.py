@@ -8,7 +8,7 @@ are never averaged by accident.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from math import prod
-from typing import Any, Protocol, TypeAlias, final
+from typing import Protocol, TypeAlias, final
 
 import numpy as np
 from flwr.app import Array
@@ -131,8 +131,23 @@ class PackedCodec(ABC):
         return d
 
     def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
-        """A sum by decoding; codecs that can add packed bytes override it."""
-        return DecodedSum(self, shape)
+        """A float32 sum; codecs whose sums have another form override it."""
+        return FloatSum(self, shape)
+
+    def add_(self, total: F32, data: bytes, weight: np.float32) -> None:
+        """Add `weight` times the values of bytes of the right length to `total` [d], in place.
+
+        By decoding; codecs that can add packed bytes override it.
+        """
+        x = self.unpack(data, total.size)
+        total += x if weight == 1 else weight * x
+
+    def opened_as(self, payload: Array, shape: tuple[int, ...]) -> int:
+        """`opened`, for a payload that must have this shape."""
+        d = self.opened(payload)
+        if tuple(payload.shape) != shape:
+            raise FedqError("FQ302", f"a payload of shape {payload.shape}, expected {shape}")
+        return d
 
     def aggregate(self, payloads: Iterable[Array], weights: Iterable[float]) -> F32:
         """The weighted sum; see `Codec.aggregate`."""
@@ -151,18 +166,16 @@ class PackedCodec(ABC):
 
 
 @final
-class DecodedSum:
-    """The sum of decoded payloads, in one float32 array of their shape."""
+class FloatSum:
+    """The sum of payloads in one float32 array of their shape; the codec adds each in its own way."""
 
-    def __init__(self, codec: Any, shape: tuple[int, ...]) -> None:
+    def __init__(self, codec: PackedCodec, shape: tuple[int, ...]) -> None:
         self._codec, self._sum = codec, np.zeros(shape, np.float32)
 
     def add(self, payload: Array, weight: float) -> None:
         """Add `weight * decode(payload)`."""
-        x = self._codec.decode(payload)
-        if x.shape != self._sum.shape:
-            raise FedqError("FQ302", f"a payload of shape {x.shape}, expected {self._sum.shape}")
-        self._sum += x if weight == 1 else np.float32(weight) * x
+        self._codec.opened_as(payload, self._sum.shape)
+        self._codec.add_(self._sum.reshape(-1), payload.data, np.float32(weight))
 
     def sum(self) -> F32:
         """The sum so far."""

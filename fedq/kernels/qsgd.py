@@ -9,10 +9,9 @@ from typing import final
 import numpy as np
 from flwr.app import Array
 
-from fedq.errors import FedqError
 from fedq.kernels import active as kernels
 from fedq.kernels._reference import BUCKET, F32, U8
-from fedq.kernels.codec import Accumulator, PackedCodec, sane
+from fedq.kernels.codec import PackedCodec, sane
 from fedq.rng import Key
 
 
@@ -54,25 +53,10 @@ class Qsgd(PackedCodec):
         """Refuse what does not decode, without decoding it."""
         self.opened_codes(payload.data, self.opened(payload))
 
-    def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
-        """A float32 sum to which codes are added directly."""
-        return _CodeSum(self, shape)
+    def add_(self, total: F32, data: bytes, weight: np.float32) -> None:
+        """Add the codes directly; see `PackedCodec.add_`."""
+        packed, scale = self.opened_codes(data, total.size)
+        kernels.qsgd_add_(total, packed, scale, self.bits, weight)
 
     def _code_bytes(self, d: int) -> int:
         return -(-d * self.bits // 8)
-
-
-@final
-class _CodeSum:
-    def __init__(self, codec: Qsgd, shape: tuple[int, ...]) -> None:
-        self._codec, self._sum = codec, np.zeros(shape, np.float32)
-
-    def add(self, payload: Array, weight: float) -> None:
-        d = self._codec.opened(payload)
-        if tuple(payload.shape) != self._sum.shape:
-            raise FedqError("FQ302", f"a payload of shape {payload.shape}, expected {self._sum.shape}")
-        packed, scale = self._codec.opened_codes(payload.data, d)
-        kernels.qsgd_add_(self._sum.reshape(-1), packed, scale, self._codec.bits, np.float32(weight))
-
-    def sum(self) -> F32:
-        return self._sum

@@ -9,7 +9,7 @@ from flwr.app import Array
 from fedq.errors import FedqError
 from fedq.kernels import active as kernels
 from fedq.kernels._reference import F32, U32
-from fedq.kernels.codec import Accumulator, PackedCodec, sane
+from fedq.kernels.codec import PackedCodec, sane
 from fedq.rng import Key
 
 
@@ -56,25 +56,10 @@ class TopK(PackedCodec):
         """Refuse what does not decode, without decoding it."""
         self.opened_pairs(payload.data, self.opened(payload))
 
-    def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
-        """A float32 sum that is touched only where a payload has values."""
-        return _SparseSum(self, shape)
+    def add_(self, total: F32, data: bytes, weight: np.float32) -> None:
+        """Touch the sum only where the payload has values; see `PackedCodec.add_`."""
+        index, value = self.opened_pairs(data, total.size)
+        total[index] += weight * value
 
     def _k(self, d: int) -> int:
         return ceil(self._share * d)
-
-
-@final
-class _SparseSum:
-    def __init__(self, codec: TopK, shape: tuple[int, ...]) -> None:
-        self._codec, self._sum = codec, np.zeros(shape, np.float32)
-
-    def add(self, payload: Array, weight: float) -> None:
-        d = self._codec.opened(payload)
-        if tuple(payload.shape) != self._sum.shape:
-            raise FedqError("FQ302", f"a payload of shape {payload.shape}, expected {self._sum.shape}")
-        index, value = self._codec.opened_pairs(payload.data, d)
-        self._sum.reshape(-1)[index] += np.float32(weight) * value
-
-    def sum(self) -> F32:
-        return self._sum

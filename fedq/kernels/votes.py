@@ -5,7 +5,6 @@ from typing import Any, final
 import numpy as np
 from flwr.app import Array
 
-from fedq.errors import FedqError
 from fedq.kernels import active as kernels
 from fedq.kernels._reference import F32, U8
 
@@ -89,9 +88,7 @@ class PayloadVotes:
 
     def add(self, payload: Array, weight: float) -> None:
         """Add `weight * decode(payload)`."""
-        d = self._codec.opened(payload)
-        if tuple(payload.shape) != self._shape:
-            raise FedqError("FQ302", f"a payload of shape {payload.shape}, expected {self._shape}")
+        d = self._codec.opened_as(payload, self._shape)
         self._votes.add(*self._codec.rows(payload.data, d), weight=weight)
 
     def sum(self) -> F32:
