@@ -12,6 +12,8 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 from flwr.app import Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -45,6 +47,17 @@ def with_content(message: Message, content: RecordDict) -> Message:
     return replaced
 
 
+def to_bytes(content: RecordDict) -> bytes:
+    """Records as bytes, in Flower's own form."""
+    packed: bytes = recorddict_to_proto(content).SerializeToString()
+    return packed
+
+
+def from_bytes(content: bytes) -> RecordDict:
+    """The inverse of `to_bytes`."""
+    return recorddict_from_proto(RecordDictProto.FromString(content))
+
+
 def quiet() -> None:
     """Send Flower's log to ours (`log.txt` of a run) instead of the terminal."""
     logger = logging.getLogger("flwr")
@@ -58,9 +71,11 @@ def quiet() -> None:
 __all__ = [
     "SIMULATED_RUN",
     "Run",
+    "from_bytes",
     "isolated",
     "quiet",
     "set_message_id",
     "simulated_run",
+    "to_bytes",
     "with_content",
 ]

@@ -30,7 +30,8 @@ class RoundRecord:
     """What happened in one round; everything but `arrays` is a line of metrics.jsonl. None where it does not apply.
 
     Bytes are payload bytes of training messages; `evaluate_bytes` those of client evaluation, both ways; wire bytes
-    (transport and TLS included) exist in deployments only. `seconds` is wall time.
+    (transport and TLS included) exist in deployments only. `strategy` is what the strategy shows of its state.
+    `seconds` is wall time.
     """
 
     round: int
@@ -49,6 +50,7 @@ class RoundRecord:
     client_accuracy: float | None
     client_accuracy_std: float | None
     evaluate_bytes: int | None
+    strategy: Mapping[str, Any]
     seconds: float
     arrays: ArrayRecord = field(repr=False, compare=False)
 
@@ -107,6 +109,7 @@ def rounds(
             rejected=tally.rejected,
             epsilon=None,
             **_client_scores(strategy, grid, arrays, round_, due and evaluation.clients, tolerate),
+            strategy=strategy.shown(),
             seconds=perf_counter() - started,
             arrays=arrays,
         )

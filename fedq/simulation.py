@@ -1,11 +1,12 @@
 """From a config to a finished run: parts are built, rounds are played, every one is saved before it is shown."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import cpu_count
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -47,12 +48,22 @@ class Simulation:
     drawn: Arrays
     trainer: Trainer
     workers: int
+    clients: LocalGrid
     grid: MeteredGrid
     warnings: tuple[str, ...]
 
     def score(self, weights: Arrays) -> tuple[float, float]:
         """Loss and accuracy on the test examples."""
         return self.trainer.score(weights, self.data.test)
+
+    def state(self) -> dict[str, Any]:
+        """What must survive a checkpoint besides the model: the strategy's state, and what clients keep."""
+        return {"strategy": self.strategy.state(), "clients": self.clients.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.strategy.restore(state["strategy"])
+        self.clients.restore(state["clients"])
 
     def rounds(self, arrays: Arrays, first: int, last: int) -> Iterator[RoundRecord]:
         """Play rounds `first ... last` from named global weights."""
@@ -71,7 +82,7 @@ def build(config: RunConfig) -> Simulation:
     with blaming(config.origins):
         top, o = config.top, config.client.options
         sampling = Sampling(top.seed, top.clients, config.per_round)
-        setup = Setup(sampling, codec(top.codec), codec(top.downlink), o.lr)
+        setup = Setup(sampling, codec(top.codec), codec(top.downlink), o.lr, top.rounds)
         server: PackedStrategy = strategy(config.strategy.name)(setup, config.strategy.options)
         algorithm: LocalAlgorithm = client(config.client.name)(o)
         _check_gradients(config, server, algorithm)
@@ -87,8 +98,9 @@ def build(config: RunConfig) -> Simulation:
     trained = sum(x.size for x in initial.values())
     workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
     app = client_app(trainer, server.codec, top.seed)
-    grid = MeteredGrid(LocalGrid(app, top.clients, workers=workers, stop=trainer.stop), Ledger())
-    return Simulation(config, data, server, initial, drawn, trainer, workers, grid, warned)
+    clients = LocalGrid(app, top.clients, workers=workers, stop=trainer.stop)
+    grid = MeteredGrid(clients, Ledger())
+    return Simulation(config, data, server, initial, drawn, trainer, workers, clients, grid, warned)
 
 
 def _check_gradients(config: RunConfig, server: PackedStrategy, algorithm: LocalAlgorithm) -> None:
@@ -120,7 +132,7 @@ def begin(config: RunConfig, out: str | Path) -> tuple[Run, Simulation]:
     top = config.top
     name = f"{config.strategy.name}-{top.data.name.replace('/', '--')}-s{top.seed}-{config.hash[:6]}"
     run = Run.create(out, name, config.to_toml(), {"config_hash": config.hash, "data_sha256": simulation.data.checksum})
-    run.checkpoint(0, simulation.initial, simulation.strategy.state())
+    run.checkpoint(0, simulation.initial, simulation.state())
     return run, simulation
 
 
@@ -165,28 +177,50 @@ def _rebuilt(run: Run, rounds: int | None) -> Simulation:
 
 
 def play(run: Run, simulation: Simulation, *, until: Until | None = None) -> Iterator[RoundRecord]:
-    """The rounds that `run` still lacks, each saved before it is yielded.
+    """The rounds that `run` still lacks; each one's line is saved before it is yielded, its model when it is time.
 
     Ends early when `until` is met. However it ends, the directory says so and its lock is given back: stopped by an
     error it can be resumed, and `weights_sha256` of a resumed run equals that of an uninterrupted one.
     """
     with logging_to(run.path / "log.txt"), _ending(run):
-        done, arrays, state = run.latest() or (0, dict(simulation.initial), simulation.strategy.state())
-        simulation.strategy.restore(state)
+        done, arrays, state = run.latest() or (0, dict(simulation.initial), simulation.state())
+        simulation.restore(state)
         run.rewind(done)
         if done:
             run.update(status="running", resumed_at=[*run.about.get("resumed_at", []), done])
         lines = run.records()
+        last, saver = simulation.config.top.rounds, _Saver(run, simulation, done)
         reached = until is not None and until.met(lines)
-        for record in () if reached else simulation.rounds(arrays, done + 1, simulation.config.top.rounds):
+        for record in () if reached else simulation.rounds(arrays, done + 1, last):
             arrays = records.to_arrays(record.arrays)
             lines.append(record.metrics())
             run.append(lines[-1])
-            run.checkpoint(record.round, arrays, simulation.strategy.state())
-            yield record
-            if until is not None and until.met(lines):
+            reached = until is not None and until.met(lines)
+            saver.after(record.round, arrays, now=reached or record.round == last)
+            try:
+                yield record
+            except GeneratorExit:
+                saver.after(record.round, arrays, now=True)
+                raise
+            if reached:
                 break
         run.update(weights_sha256=run.save_model({**simulation.drawn, **arrays}))
+
+
+class _Saver:
+    """Checkpoints that take at most one part in twenty of the time; what a killed process loses is computed again."""
+
+    def __init__(self, run: Run, simulation: Simulation, done: int) -> None:
+        self._run, self._simulation, self._done = run, simulation, done
+        self._saved, self._cost = perf_counter(), 0.0
+
+    def after(self, round_: int, arrays: Arrays, *, now: bool) -> None:
+        """Save the round's model and state, if it is time or asked for."""
+        started = perf_counter()
+        if self._done < round_ and (now or started - self._saved > 20 * self._cost):
+            self._run.checkpoint(round_, arrays, self._simulation.state())
+            self._done, self._saved = round_, perf_counter()
+            self._cost = self._saved - started
 
 
 @contextmanager

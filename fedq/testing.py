@@ -217,7 +217,7 @@ def _played(
 
     simulation = build(config)
     if state is not None:
-        simulation.strategy.restore(state)
+        simulation.restore(state)
     played = list(simulation.rounds(start or simulation.initial, first, last))
     with TemporaryDirectory() as folder:  # model and state as a checkpoint gives them back
         run = Run.create(folder, "check", "", {})
@@ -225,7 +225,7 @@ def _played(
             run.append(record.metrics() | {"round": record.round})
         for round_ in range(1, first):
             run.append({"round": round_})
-        run.checkpoint(last, records.to_arrays(played[-1].arrays), simulation.strategy.state())
+        run.checkpoint(last, records.to_arrays(played[-1].arrays), simulation.state())
         _, arrays, kept = run.latest() or (0, {}, {})
         run.release()
     return arrays, [r.metrics() for r in played], kept

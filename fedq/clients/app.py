@@ -21,8 +21,11 @@ def client_app(trainer: Trainer, codec: PackedCodec, seed: int, mods: Sequence[M
 
     @app.train(mods=[encode_mod(codec, seed), *mods])
     def train(message: Message, context: Context) -> Message:
-        weights = records.to_arrays(_arrays(message))
-        trained = trainer.train(weights, _round(message), _partition(context))
+        weights, kept = records.to_arrays(_arrays(message)), context.state.array_records.get("memory")
+        memory = records.to_arrays(kept) if kept else None
+        trained = trainer.train(weights, _round(message), _partition(context), memory)
+        if trained.memory:
+            context.state["memory"] = records.to_record(trained.memory)
         metrics = MetricRecord({"num-examples": trained.examples, "train-loss": trained.loss})
         content = RecordDict({"arrays": records.to_record(trained.arrays), "metrics": metrics})
         return Message(content, reply_to=message)

@@ -1,7 +1,7 @@
 """The contract of local algorithms. Shapes: K clients, D trained weights, B examples a batch."""
 
 from collections.abc import Iterable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 from torch import Tensor
@@ -37,4 +37,19 @@ class LocalAlgorithm(Protocol):
         """From weights [K, D] to new weights, or a gradient, [K, D], and the mean training loss [K].
 
         `w_KD` is not written to.
+        """
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A local algorithm whose clients keep a vector of their own between rounds, in Flower's `Context.state`."""
+
+    returns: Literal["weights", "gradient"]
+
+    def train_on(
+        self, network: Differentiable, w_KD: Tensor, memory_KD: Tensor, batches: Batches
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `LocalAlgorithm.train`, from memories [K, D] (zeros in a client's first round) and with the next ones.
+
+        Neither `w_KD` nor `memory_KD` is written to.
         """

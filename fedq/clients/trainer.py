@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedq.clients.local import Batches, LocalAlgorithm, TrainOptions
+from fedq.clients.local import Batches, LocalAlgorithm, Remembering, TrainOptions
 from fedq.data import Dataset, Examples
 from fedq.errors import FedqError
 from fedq.kernels.records import Arrays
@@ -31,11 +31,15 @@ class Abandoned(Exception):  # noqa: N818 - not an error
 
 @dataclass(frozen=True)
 class Trained:
-    """What one client made of a round: named arrays to send, examples it holds, mean loss of its local steps."""
+    """What one client made of a round: named arrays to send, examples it holds, mean loss of its local steps.
+
+    `memory` is what a remembering algorithm wants back in the client's next round, empty for others.
+    """
 
     arrays: dict[str, NDArray[np.float32]]
     examples: int
     loss: float
+    memory: dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Trainer:
         self,
         blueprint: Blueprint,
         shards: Shards,
-        algorithm: LocalAlgorithm,
+        algorithm: LocalAlgorithm | Remembering,
         options: TrainOptions,
         *,
         sends: Sends,
@@ -89,17 +93,23 @@ class Trainer:
         self._idle: dict[tuple[str, ...], LifoQueue[Network]] = {}
         self.stop = Event()  # set while training is to be abandoned
 
-    def train(self, weights: Arrays, round_: int, partition: int) -> Trained:
-        """Train the client of `partition` from the named global `weights`."""
+    def train(self, weights: Arrays, round_: int, partition: int, memory: Arrays | None = None) -> Trained:
+        """Train the client of `partition` from the named global `weights`, and what it kept from its last round."""
         examples = self._shards.training(partition)
         with self._network(weights) as network:
             start_D = network.flatten(weights)
             batches = self._batches(examples, rng(self._shards.seed, "batch", round_, partition))
-            end_KD, loss_K = self._algorithm.train(network, start_D[None], batches)
+            kept: dict[str, NDArray[np.float32]] = {}
+            if isinstance(self._algorithm, Remembering):
+                was_D = network.flatten(memory) if memory else torch.zeros_like(start_D)
+                end_KD, loss_K, kept_KD = self._algorithm.train_on(network, start_D[None], was_D[None], batches)
+                kept = network.unflatten(kept_KD[0])
+            else:
+                end_KD, loss_K = self._algorithm.train(network, start_D[None], batches)
             sent_D = end_KD[0] - start_D if self._sends == "updates" else end_KD[0]
             if not torch.isfinite(sent_D).all() or not torch.isfinite(loss_K).all():
                 raise FedqError("FQ301", "training diverged to NaN or infinity; lower --lr")
-            return Trained(network.unflatten(sent_D), len(examples), float(loss_K[0]))
+            return Trained(network.unflatten(sent_D), len(examples), float(loss_K[0]), kept)
 
     def evaluate(self, weights: Arrays, partition: int) -> tuple[float, float, int]:
         """Loss, accuracy and number of the examples that `partition` keeps for evaluation."""

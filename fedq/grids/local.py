@@ -6,19 +6,20 @@ them never holds more than a few. A client that is not sampled costs nothing.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from itertools import count, islice
 from threading import Event
 from time import monotonic
-from typing import final
+from typing import Any, final
 
+import numpy as np
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from fedq._flower import SIMULATED_RUN, Run, isolated, set_message_id, simulated_run
+from fedq._flower import SIMULATED_RUN, Run, from_bytes, isolated, set_message_id, simulated_run, to_bytes
 from fedq.errors import FedqError
 
 log = logging.getLogger("fedq")
@@ -84,6 +85,16 @@ class LocalGrid(Grid):
         """Replies in the order of `messages`, streamed; those not there after `timeout` seconds are errors."""
         return self._replies([self._pending.pop(i) for i in self.push_messages(messages)], timeout)
 
+    def state(self) -> dict[str, Any]:
+        """What clients keep between rounds (`Context.state`), by node; those that keep nothing are absent."""
+        return {str(node): np.frombuffer(to_bytes(c.state), np.uint8) for node, c in self._contexts.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self._contexts = {
+            int(node): self._context(int(node), from_bytes(kept.tobytes())) for node, kept in state.items()
+        }
+
     def _replies(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
         if self._workers == 1 and timeout is None:
             yield from (_delivered(message, partial(self._play, message)) for message in messages)
@@ -110,12 +121,15 @@ class LocalGrid(Grid):
 
     def _play(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
-        config: UserConfig = {"partition-id": node - 1, "num-partitions": self._clients}
-        context = self._contexts.get(node) or Context(SIMULATED_RUN, node, config, RecordDict(), {})
+        context = self._contexts.get(node) or self._context(node, RecordDict())
         reply = self._app(isolated(message), context)
         if context.state:
             self._contexts[node] = context
         return reply
+
+    def _context(self, node: int, state: RecordDict) -> Context:
+        config: UserConfig = {"partition-id": node - 1, "num-partitions": self._clients}
+        return Context(SIMULATED_RUN, node, config, state, {})
 
 
 def _delivered(message: Message, reply: Callable[[], Message]) -> Message:

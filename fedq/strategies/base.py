@@ -33,6 +33,7 @@ class Setup:
     codec: PackedCodec
     downlink: PackedCodec
     lr: float
+    rounds: int = 1
 
 
 class PackedStrategy(Strategy, ABC):
@@ -51,6 +52,7 @@ class PackedStrategy(Strategy, ABC):
         self.setup, self.options = setup, options
         self.codec, self.downlink = real(setup.codec), real(setup.downlink)
         self.current: Arrays = {}  # the global model of the round in progress
+        self.asked: dict[int, int] = {}  # the round's messages to train: node id -> partition
 
     # --------------------------------------------------------------------------------------------- the model
 
@@ -140,10 +142,18 @@ class PackedStrategy(Strategy, ABC):
         """Take back what `state` gave."""
         assert not state, f"{type(self).__name__} keeps no state"
 
+    def shown(self) -> dict[str, Any]:
+        """What of its state a strategy shows in each line of metrics.jsonl, under `strategy`: JSON values."""
+        return {}
+
     def summary(self) -> None:
         """Nothing: the run's plan says it all."""
 
     # --------------------------------------------------------------------------------------------- helpers
+
+    def partition_of(self, reply: Message) -> int:
+        """The partition whose client sent this reply to a train message of the round."""
+        return self.asked[reply.metadata.src_node_id]
 
     def folded(self, replies: Iterable[Message], weight: Callable[[Message], float]) -> "Fold":
         """The weighted mean of all replies that carry content, folded as they come."""
@@ -165,8 +175,10 @@ class PackedStrategy(Strategy, ABC):
         down = self._packed(arrays, round_)
         content = RecordDict({"arrays": down, "config": ConfigRecord({**config, "server-round": round_})})
         ids = nodes(grid)
-        chosen = self.setup.sampling.partitions(round_, purpose)
-        return [Message(content, ids[partition], kind) for partition in chosen]
+        chosen = {ids[partition]: partition for partition in self.setup.sampling.partitions(round_, purpose)}
+        if kind == "train":
+            self.asked = chosen
+        return [Message(content, node, kind) for node in chosen]
 
     def _packed(self, arrays: ArrayRecord, round_: int) -> ArrayRecord:
         by = self.downlink
