@@ -37,9 +37,9 @@ class Ledger:
         if reply.has_content():
             self.up[reply.metadata.message_type, reply.metadata.src_node_id] += payload_bytes(reply.content)
 
-    def totals(self, kind: str) -> tuple[int, int]:
-        """Bytes up and down in all messages of type `kind`, such as "train" or "evaluate"."""
-        up, down = (sum(n for (k, _), n in side.items() if k == kind) for side in (self.up, self.down))
+    def totals(self, *kinds: str) -> tuple[int, int]:
+        """Bytes up and down in all messages of these types, such as "query", "train" or "evaluate"."""
+        up, down = (sum(n for (k, _), n in side.items() if k in kinds) for side in (self.up, self.down))
         return up, down
 
 

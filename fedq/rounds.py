@@ -29,9 +29,9 @@ Score = Callable[[Arrays], tuple[float, float]]
 class RoundRecord:
     """What happened in one round; everything but `arrays` is a line of metrics.jsonl. None where it does not apply.
 
-    Bytes are payload bytes of training messages; `evaluate_bytes` those of client evaluation, both ways; wire bytes
-    (transport and TLS included) exist in deployments only. `strategy` is what the strategy shows of its state.
-    `seconds` is wall time.
+    Bytes are payload bytes of training messages, those of a first exchange included; `evaluate_bytes` those of client
+    evaluation, both ways; wire bytes (transport and TLS included) exist in deployments only. `strategy` is what the
+    strategy shows of its state. `seconds` is wall time.
     """
 
     round: int
@@ -87,14 +87,20 @@ def rounds(
     for round_ in range(first, last + 1):
         started = perf_counter()
         grid.ledger.clear()
+        tally = _Tally(round_)
+        if asked := list(strategy.configure_query(round_, arrays, ConfigRecord(), grid)):
+            tally.allowed = tolerate * len(asked)
+            answers = tally.usable(grid.send_and_receive(asked), strategy.check_query, grid)
+            strategy.aggregate_query(round_, answers)
+            tally.clients = 0  # those of the round are counted by their updates
         messages = list(strategy.configure_train(round_, arrays, ConfigRecord(), grid))
-        tally = _Tally(round_, allowed=tolerate * len(messages))
+        tally.allowed = tolerate * len(asked or messages)
         replies = tally.usable(grid.send_and_receive(messages), strategy.check_reply, grid)
         mean, metrics = strategy.aggregate_train(round_, replies)
         if mean is None:
             raise FedqError("FQ304", f"no reply could be used in round {round_}", hint=f"the last: {tally.why}")
         arrays = mean
-        up, down = grid.ledger.totals("train")
+        up, down = grid.ledger.totals("query", "train")
         due = round_ % evaluation.every == 0 or round_ == last
         yield RoundRecord(
             round=round_,
@@ -120,7 +126,7 @@ class _Tally:
     """Replies of one exchange: those that could be used, and how many may be lost before the run stops."""
 
     round: int
-    allowed: float
+    allowed: float = 0.0
     clients: int = 0
     failed: int = 0
     rejected: int = 0

@@ -325,7 +325,7 @@ def _write(path: Path, content: bytes) -> None:
 def _stowed(value: Any, stored: dict[str, Any]) -> Any:
     """`value` as JSON, its arrays put into `stored` and replaced by their place there."""
     if isinstance(value, np.ndarray):
-        place = f"state/{len(stored)}"
+        place = f"state/{id(value)}"  # an array that stands in several places is stored once
         stored[place] = value
         return {"$array": place}
     if isinstance(value, np.generic):

@@ -165,6 +165,8 @@ def _check_arguments(name: str, config: Any) -> None:
     server, grid = simulation.strategy, simulation.grid
     arrays, told = records.to_record(simulation.initial), ConfigRecord({"mine": 1})
     kept = {n: a.data for n, a in arrays.items()}
+    if asked := list(server.configure_query(1, arrays, told, grid)):
+        server.aggregate_query(1, grid.send_and_receive(asked))
     messages = list(server.configure_train(1, arrays, told, grid))
     replies = list(grid.send_and_receive(messages))
     copies = [{n: a.data for n, a in r.content["arrays"].items()} for r in replies]  # type: ignore[union-attr]
@@ -280,6 +282,11 @@ def check_client(name: str, **settings: Any) -> None:
 
 class _Toy:
     """Least squares: loss of client k is the mean of (x w_k - y)^2 over its batch."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.matrices = torch.ones(12)
 
     def gradient(self, w_KD: Any, x_KB: Any, y_KB: Any) -> tuple[Any, Any]:
         error = (x_KB * w_KD[:, None, :]).sum(-1) - y_KB

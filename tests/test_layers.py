@@ -18,10 +18,11 @@ ALLOWED = {
     "kernels": LOW - {"options"},
     "models": LOW,
     "data": LOW,
-    "strategies": LOW | {"kernels", "_flower"},
-    "clients": LOW | {"kernels", "models", "data"},
+    "strategies": LOW | {"kernels", "_flower", "steps"},
+    "clients": LOW | {"kernels", "models", "data", "_flower", "steps"},
     "grids": {"_flower", "errors"},
     "ledger": {"_flower"},
+    "steps": set(),
     "rounds": {"errors", "kernels", "ledger", "strategies"},
     "runs": {"errors"},
     "report": {

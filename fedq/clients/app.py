@@ -11,16 +11,35 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
+from fedq.clients.replica import replica_mod
 from fedq.clients.trainer import Trainer
+from fedq.errors import FedqError
 from fedq.kernels import PackedCodec, records
 
 
 def client_app(trainer: Trainer, codec: PackedCodec, seed: int, mods: Sequence[Mod] = ()) -> ClientApp:
     """A ClientApp whose clients train with `trainer` and send through `codec`."""
-    app = ClientApp()
+    app, replica = ClientApp(), replica_mod()
 
-    @app.train(mods=[encode_mod(codec, seed), *mods])
+    @app.query(mods=[replica])
+    def query(message: Message, context: Context) -> Message:
+        """What clients must share before they encode; the trained arrays wait for the train message."""
+        reply = trained(message, context)
+        context.state["pending"], context.state["metrics"] = reply.content["arrays"], reply.content["metrics"]
+        sides = {name: codec.side(x) for name, x in records.to_arrays(_arrays(reply)).items()}
+        side = records.to_record({name: x for name, x in sides.items() if x is not None})
+        return Message(RecordDict({"side": side}), reply_to=message)
+
+    @app.train(mods=[replica, encode_mod(codec, seed), *mods])
     def train(message: Message, context: Context) -> Message:
+        if "side" not in message.content:
+            return trained(message, context)
+        if "pending" not in context.state:
+            raise FedqError("FQ301", "the server shared scales, but this client has trained nothing")
+        content = RecordDict({"arrays": context.state.pop("pending"), "metrics": context.state.pop("metrics")})
+        return Message(content, reply_to=message)
+
+    def trained(message: Message, context: Context) -> Message:
         weights, kept = records.to_arrays(_arrays(message)), context.state.array_records.get("memory")
         memory = records.to_arrays(kept) if kept else None
         trained = trainer.train(weights, _round(message), _partition(context), memory)
@@ -45,9 +64,9 @@ def encode_mod(codec: PackedCodec, seed: int) -> Mod:
     def mod(message: Message, context: Context, call: ClientAppCallable) -> Message:
         reply = call(message, context)
         if reply.has_content():
-            arrays = records.to_arrays(_arrays(reply))
-            place = (_round(message), _partition(context))
-            reply.content["arrays"] = records.encode(arrays, codec, seed, "up", *place)
+            arrays, shared = records.to_arrays(_arrays(reply)), message.content.array_records.get("side")
+            place, side = (_round(message), _partition(context)), records.to_arrays(shared) if shared else None
+            reply.content["arrays"] = records.encode(arrays, codec, seed, "up", *place, side=side)
         return reply
 
     return mod

@@ -3,6 +3,7 @@
 from typing import Literal, final
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from fedq.clients.local import Batches, Differentiable, TrainOptions
@@ -20,6 +21,8 @@ class Gradient:
     class Options(TrainOptions):
         """`[client]` keys of `gradient`."""
 
+        weight_decay: float = Field(0.0, ge=0, description="L2 penalty of weights, not biases: in the loss, so sent")
+
     def __init__(self, options: Options) -> None:
         self._options = options
 
@@ -30,4 +33,7 @@ class Gradient:
             loss, g = network.gradient(w_KD, x, y)
             total += g
             losses.append(loss)
-        return total / len(losses), torch.stack(losses).mean(0)
+        total /= len(losses)
+        if decay := self._options.weight_decay:
+            total.addcmul_(w_KD, network.matrices, value=decay)
+        return total, torch.stack(losses).mean(0)

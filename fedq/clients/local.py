@@ -22,6 +22,8 @@ class TrainOptions(Options):
 class Differentiable(Protocol):
     """What a local algorithm needs of a network (`fedq.models.network.Network` is one)."""
 
+    matrices: Tensor  # [D]: 1 for the weights of linear and convolutional layers, 0 for biases and norms
+
     def gradient(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of each client's batch and its gradient: [K], [K, D]."""
 

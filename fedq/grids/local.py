@@ -18,6 +18,7 @@ import numpy as np
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from fedq._flower import SIMULATED_RUN, Run, from_bytes, isolated, set_message_id, simulated_run, to_bytes
 from fedq.errors import FedqError
@@ -87,13 +88,15 @@ class LocalGrid(Grid):
 
     def state(self) -> dict[str, Any]:
         """What clients keep between rounds (`Context.state`), by node; those that keep nothing are absent."""
-        return {str(node): np.frombuffer(to_bytes(c.state), np.uint8) for node, c in self._contexts.items()}
+        kept: dict[bytes, NDArray[np.uint8]] = {}  # clients that hold the same records share one copy
+        packed = ((str(node), to_bytes(c.state)) for node, c in self._contexts.items() if c.state)
+        return {node: kept.setdefault(b, np.frombuffer(b, np.uint8)) for node, b in packed}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
-        self._contexts = {
-            int(node): self._context(int(node), from_bytes(kept.tobytes())) for node, kept in state.items()
-        }
+        kept = {id(packed): from_bytes(packed.tobytes()) for packed in {id(p): p for p in state.values()}.values()}
+        own = {int(n): RecordDict({k: r.copy() for k, r in kept[id(p)].items()}) for n, p in state.items()}
+        self._contexts = {node: self._context(node, records) for node, records in own.items()}
 
     def _replies(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
         if self._workers == 1 and timeout is None:

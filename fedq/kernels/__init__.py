@@ -12,6 +12,7 @@ from fedq.kernels.floats import Float16, Float32
 from fedq.kernels.qsgd import Qsgd
 from fedq.kernels.scaled import Scaled
 from fedq.kernels.ternary import Ternary, TernaryBase3
+from fedq.kernels.terngrad import TernGrad
 from fedq.kernels.topk import TopK
 from fedq.plugins import find
 
@@ -29,6 +30,9 @@ CODECS: dict[str, PackedCodec] = {
     "topk": TopK("topk", 0.01),
     "topk10": TopK("topk10", 0.1),
     "counts": Counts(),
+    "terngrad": TernGrad("terngrad", Ternary()),
+    "terngrad_base3": TernGrad("terngrad_base3", TernaryBase3()),
+    "terngrad_code": TernGrad("terngrad_code", Ternary(), scale="sigma"),
 }
 
 

@@ -92,6 +92,10 @@ class PackedCodec(ABC):
         """None: nothing to share before encoding."""
         return None
 
+    def pack_with(self, x: F32, key: Key, side: NDArray[np.float32]) -> bytes:
+        """`pack` with what the clients shared; only for codecs whose `side` is not None."""
+        raise AssertionError(f"`{self.name}` shares nothing before encoding")
+
     def encode(self, x: F32, *, key: Key, side: NDArray[np.float32] | None = None) -> Array:
         """Pack `x`; see `Codec.encode`."""
         values = np.ascontiguousarray(x, np.float32).reshape(-1)
@@ -104,7 +108,8 @@ class PackedCodec(ABC):
                 f"`{self.name}` carries values in [-1, 1], got magnitude {largest:.4g}",
                 hint="wrap it: fedq.kernels.Scaled(codec) sends a scale along",
             )
-        return Array("float32", x.shape, self.stype, self.pack(values, key))
+        packed = self.pack(values, key) if side is None else self.pack_with(values, key, side)
+        return Array("float32", x.shape, self.stype, packed)
 
     def check(self, payload: Array) -> None:
         """Refuse what does not decode; see `Codec.check`."""

@@ -21,10 +21,15 @@ _HEAD = 8
 class Counts(PackedCodec):
     """M (uint32) and the limit that means are clipped to (float32), then the bit planes of the counts, lowest first.
 
-    M is the least number of voters that explains every value; where none does, M = 0 and the values follow as float32.
+    M is the least number of voters that explains every value, or `voters` if that is given and does; where none does,
+    M = 0 and the values follow as float32.
     """
 
     name = "counts"
+
+    def __init__(self, voters: int = 0) -> None:
+        assert 0 <= voters < _MOST
+        self._voters = voters
 
     def nbytes(self, d: int) -> int:
         """The most: values that are no means of votes."""
@@ -36,9 +41,10 @@ class Counts(PackedCodec):
 
     def pack(self, x: F32, key: Key) -> bytes:
         """Head, then planes or values."""
-        levels, place = np.unique(x, return_inverse=True)
+        levels, place = (x, ...) if self._voters else np.unique(x, return_inverse=True)
         limit = np.float32(np.abs(levels).max(initial=0))
-        voters = next((m for m in range(1, _MOST) if _explains(m, levels, limit)), 0) if levels.size <= _MOST else 0
+        candidates = (self._voters,) if self._voters else range(1, _MOST) if levels.size <= _MOST else ()
+        voters = next((m for m in candidates if _explains(m, levels, limit)), 0)
         planes = voters.bit_length() * -(-x.size // 8)
         if not voters or planes > 4 * x.size:
             return _head(0, limit) + x.astype("<f4", copy=False).tobytes()

@@ -33,6 +33,14 @@ def to_record(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({name: CODECS["float32"].encode(x, key=_NO_BITS) for name, x in arrays.items()})
 
 
-def encode(arrays: Arrays, by: PackedCodec, seed: int, purpose: str, *place: int | str) -> ArrayRecord:
-    """Named arrays, each packed with random bits of its own: `key(seed, purpose, *place, name)`."""
-    return ArrayRecord({n: by.encode(x, key=key(seed, purpose, *place, n)) for n, x in arrays.items()})
+def encode(
+    arrays: Arrays, by: PackedCodec, seed: int, purpose: str, *place: int | str, side: Arrays | None = None
+) -> ArrayRecord:
+    """Named arrays, each packed with random bits of its own: `key(seed, purpose, *place, name)`.
+
+    `side` is what the clients shared before, by name, for a codec that wants it.
+    """
+    shared = side or {}
+    return ArrayRecord(
+        {n: by.encode(x, key=key(seed, purpose, *place, n), side=shared.get(n)) for n, x in arrays.items()}
+    )

@@ -1,5 +1,6 @@
 """Any values through a codec for [-1, 1]: one float32 scale in front of the packed bytes."""
 
+from abc import abstractmethod
 from typing import final
 
 import numpy as np
@@ -9,16 +10,15 @@ from fedq.kernels.codec import F32, LARGEST, Accumulator, PackedCodec
 from fedq.rng import Key
 
 
-@final
-class Scaled(PackedCodec):
-    """`inner` on x / s, with s sent along: 4 bytes more than `inner`.
+class WithScale(PackedCodec):
+    """`inner` on x / s, with s sent along: 4 bytes more than `inner`. A leaf says which s."""
 
-    For an unbiased `inner` s = max |x|, so the whole stays unbiased. For `sign` s = mean |x|, the scale of the nearest
-    multiple of a sign vector (Bernstein et al. 2018; Karimireddy et al. 2019, EF-signSGD); its bias stays.
-    """
+    def __init__(self, name: str, inner: PackedCodec, *, unbiased: bool) -> None:
+        self._inner, self.name, self.unbiased = inner, name, unbiased
 
-    def __init__(self, inner: PackedCodec) -> None:
-        self._inner, self.name, self.unbiased = inner, f"scaled_{inner.name}", inner.unbiased
+    @abstractmethod
+    def pack(self, x: F32, key: Key) -> bytes:
+        """The scale, then the inner bytes."""
 
     def nbytes(self, d: int) -> int:
         """4 + the inner length."""
@@ -28,14 +28,6 @@ class Scaled(PackedCodec):
         """4 + the inner lengths."""
         inner = self._inner.lengths(d)
         return range(4 + inner.start, 4 + inner.stop)
-
-    def pack(self, x: F32, key: Key) -> bytes:
-        """The scale, then the inner bytes."""
-        magnitude = np.abs(x)
-        largest = magnitude.max(initial=0) if self.unbiased or not x.size else magnitude.mean()
-        scale = np.float32(largest)
-        unit = np.clip(x / scale, -1, 1) if scale > np.finfo(np.float32).tiny else np.zeros_like(x)
-        return np.array(scale, "<f4").tobytes() + self._inner.pack(unit, key)
 
     def unpack(self, data: bytes, d: int) -> F32:
         """Inner values times the scale."""
@@ -51,6 +43,10 @@ class Scaled(PackedCodec):
         inner = Array(payload.dtype, payload.shape, self._inner.stype, payload.data[4:])
         return self._scale(payload.data), inner
 
+    def _packed(self, x: F32, scale: np.float32, key: Key) -> bytes:
+        unit = np.clip(x / scale, -1, 1) if scale > np.finfo(np.float32).tiny else np.zeros_like(x)
+        return np.array(scale, "<f4").tobytes() + self._inner.pack(unit, key)
+
     def _scale(self, data: bytes) -> np.float32:
         scale = np.frombuffer(data, "<f4", 1)[0]
         if not 0 <= scale <= LARGEST:
@@ -59,8 +55,26 @@ class Scaled(PackedCodec):
 
 
 @final
+class Scaled(WithScale):
+    """For an unbiased `inner` s = max |x|, so the whole stays unbiased.
+
+    For `sign` s = mean |x|, the scale of the nearest multiple of a sign vector (Bernstein et al. 2018; Karimireddy et
+    al. 2019, EF-signSGD); its bias stays.
+    """
+
+    def __init__(self, inner: PackedCodec) -> None:
+        super().__init__(f"scaled_{inner.name}", inner, unbiased=inner.unbiased)
+
+    def pack(self, x: F32, key: Key) -> bytes:
+        """The scale, then the inner bytes."""
+        magnitude = np.abs(x)
+        largest = magnitude.max(initial=0) if self.unbiased or not x.size else magnitude.mean()
+        return self._packed(x, np.float32(largest), key)
+
+
+@final
 class _ScaledSum:
-    def __init__(self, outer: Scaled, inner: PackedCodec, shape: tuple[int, ...]) -> None:
+    def __init__(self, outer: WithScale, inner: PackedCodec, shape: tuple[int, ...]) -> None:
         self._outer, self._total = outer, inner.accumulator(shape)
 
     def add(self, payload: Array, weight: float) -> None:

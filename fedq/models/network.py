@@ -93,6 +93,7 @@ class Network:
         self.shapes = {name: tuple(parameters[name].shape) for name in names}
         self._trained = [parameters[name] for name in names]
         self._sizes = [p.numel() for p in self._trained]
+        self.matrices = torch.cat([torch.full((p.numel(),), float(p.dim() > 1)) for p in self._trained])
         self._flat = torch.cat([p.detach().reshape(-1) for p in self._trained])
         for p, view in zip(self._trained, torch.split(self._flat, self._sizes), strict=True):
             p.data = view.view_as(p)

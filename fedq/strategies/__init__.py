@@ -11,6 +11,7 @@ STRATEGIES: dict[str, str | type[PackedStrategy]] = {
     "fedvote": "fedq.strategies.fedvote:FedVote",
     "fedavg": "fedq.strategies.fedavg:FedAvg",
     "fedpaq": "fedq.strategies.fedavg:FedPaq",
+    "terngrad": "fedq.strategies.terngrad:TernGrad",
     "signsgd": "fedq.strategies.signsgd:SignSgd",
     "fedadagrad": "fedq.strategies.flower:FedAdagrad",
     "fedadam": "fedq.strategies.flower:FedAdam",

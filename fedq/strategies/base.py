@@ -52,7 +52,7 @@ class PackedStrategy(Strategy, ABC):
         self.setup, self.options = setup, options
         self.codec, self.downlink = real(setup.codec), real(setup.downlink)
         self.current: Arrays = {}  # the global model of the round in progress
-        self.asked: dict[int, int] = {}  # the round's messages to train: node id -> partition
+        self.asked: dict[int, int] = {}  # whom the round's messages went to: node id -> partition
 
     # --------------------------------------------------------------------------------------------- the model
 
@@ -72,6 +72,18 @@ class PackedStrategy(Strategy, ABC):
         """One message for each sampled partition, all with the same packed arrays; arguments are not written to."""
         self.current = records.to_arrays(arrays)
         return self._messages("train", "sample", server_round, arrays, config, grid)
+
+    def configure_query(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Messages of a first exchange in the round, where a strategy needs one: none."""
+        return ()
+
+    def check_query(self, reply: Message) -> None:
+        """FedqError FQ302 unless `aggregate_query` can use the reply."""
+
+    def aggregate_query(self, server_round: int, replies: Iterable[Message]) -> None:
+        """Take what `configure_train` needs from the first exchange."""
 
     def check_reply(self, reply: Message) -> None:
         """FedqError FQ302 unless the reply to a train message is what `aggregate_train` can fold."""
@@ -176,7 +188,7 @@ class PackedStrategy(Strategy, ABC):
         content = RecordDict({"arrays": down, "config": ConfigRecord({**config, "server-round": round_})})
         ids = nodes(grid)
         chosen = {ids[partition]: partition for partition in self.setup.sampling.partitions(round_, purpose)}
-        if kind == "train":
+        if kind != "evaluate":
             self.asked = chosen
         return [Message(content, node, kind) for node in chosen]
 
