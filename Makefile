@@ -18,8 +18,8 @@ slow: .venv/installed
 	$(PY) -m pytest -m slow
 
 lint: .venv/installed
-	.venv/bin/ruff check fedq tests
-	.venv/bin/ruff format --check fedq tests
+	.venv/bin/ruff check fedq tests experiments
+	.venv/bin/ruff format --check fedq tests experiments
 	.venv/bin/mypy
 
 install: .venv/installed

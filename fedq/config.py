@@ -110,8 +110,7 @@ class RunConfig:
     @cached_property
     def hash(self) -> str:
         """SHA-256 over every key that determines the bits, in hexadecimal."""
-        kept = {k: v for k, v in sorted(flatten(self.as_dict()).items()) if k not in NOT_HASHED}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+        return hash_of(self.as_dict())
 
     def with_(self, **changes: Any) -> "RunConfig":
         """A copy with some keys changed; write dots as double underscores: `cfg.with_(seed=1, client__lr=0.1)`.
@@ -126,6 +125,12 @@ class RunConfig:
                 gone = ("strategy.", "client.", "codec") if part == "strategy" else (f"{part}.",)
                 now = {k: v for k, v in now.items() if not k.startswith(gone)}
         return make_config({**now, **given})
+
+
+def hash_of(values: Mapping[str, Any]) -> str:
+    """The hash of a resolved config's keys, as `RunConfig.as_dict` or a run.toml gives them."""
+    kept = {k: v for k, v in flatten(values).items() if k not in NOT_HASHED}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def make_config(values: Mapping[str, Any] | None = None, **more: Any) -> RunConfig:

@@ -1,0 +1,57 @@
+"""The cells of an experiment: every combination of what its `grid.toml` varies, each a run's config.
+
+Table `base` holds keys of every run, as in run.toml. Each block `[[grid]]` is a set of combinations: a key and its
+values, `seed = [0, 1, 2]`, or any name and keys that vary together, `workers = [{clients = 2}, {clients = 4, seed = 1}]`.
+"""
+
+import json
+import tomllib
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from fedq.config import RunConfig, make_config
+from fedq.settings import flatten
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of an experiment: its file name, what it varies, and all its keys but `data.dir`."""
+
+    name: str
+    varied: dict[str, Any]
+    keys: dict[str, Any]
+
+    def config(self, data: str = "") -> RunConfig:
+        """The run's config; `data` is the folder that holds data sets in the hub's layout."""
+        keys = dict(self.keys)
+        if data and keys.get("data.name", "digits") != "digits":
+            keys["data.dir"] = str(Path(data) / keys["data.name"])
+        return make_config(keys)
+
+
+def cells(folder: Path) -> list[Cell]:
+    """All cells of the experiment in `folder`, in the order of its `grid.toml`."""
+    grid = tomllib.loads((folder / "grid.toml").read_text())
+    base = flatten(grid["base"])
+    found = [_cell(base, chosen) for block in grid["grid"] for chosen in _combinations(block)]
+    assert len({cell.name for cell in found}) == len(found), f"{folder}: two cells of one name"
+    return found
+
+
+def result(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """The measured result of a cell, if it was run."""
+    file = folder / "results" / f"{cell.name}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def _combinations(block: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    axes = [[v if isinstance(v, dict) else {name: v} for v in values] for name, values in block.items()]
+    return [{k: v for part in chosen for k, v in flatten(part).items()} for chosen in product(*axes)]
+
+
+def _cell(base: dict[str, Any], varied: dict[str, Any]) -> Cell:
+    name = "-".join(f"{k.rpartition('.')[2]}_{v}" for k, v in varied.items())
+    plain = "".join(c if c.isalnum() or c in "-_." else "." for c in name.replace("data.dir", ""))
+    return Cell(plain, varied, {**base, **varied})

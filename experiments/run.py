@@ -1,0 +1,96 @@
+"""Run the cells of an experiment that have no result yet: python -m experiments.run fedvote_digits --data DIR.
+
+Each finished cell is a JSON file in the experiment's `results/`: its config and hash, command, hardware, seconds,
+totals and curve. Interrupted cells go on where they stopped. `--only clients=2` takes some cells; `--list` lists them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from time import perf_counter, strftime
+from typing import Any
+
+from experiments.cells import Cell, cells, result
+
+HERE = Path(__file__).parent
+CURVE = ("round", "accuracy", "deployed_accuracy", "loss", "train_loss", "up_bytes", "down_bytes", "clients")
+
+
+def run(folder: Path, cell: Cell, data: str, runs: Path) -> dict[str, Any]:
+    """Play a cell, or what is left of it."""
+    from fedq.runs import provenance
+    from fedq.simulation import begin, play, reopen
+
+    config = cell.config(data)
+    out = runs / folder.name / cell.name
+    begun = sorted(out.glob("*/run.toml"))
+    started = perf_counter()
+    directory, simulation = reopen(begun[0].parent) if begun else begin(config, out)
+    for record in play(directory, simulation):
+        if sys.stderr.isatty():
+            print(f"\r{cell.name}: {record.round} of {config.top.rounds}", end="", file=sys.stderr, flush=True)
+    values = config.as_dict()
+    values["data"].pop("dir", None)
+    values.pop("workers", None)
+    lines = directory.records()
+    due = [m for m in lines if m["accuracy"] is not None]
+    return {
+        "cell": cell.varied,
+        "config_hash": config.hash,
+        "config": values,
+        "command": f"python -m experiments.run {folder.name} --only {cell.name}",
+        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system()},
+        "versions": provenance()["versions"],
+        "date": strftime("%Y-%m-%d"),
+        "seconds": round(sum(m["seconds"] for m in lines), 1),
+        "seconds_this_time": round(perf_counter() - started, 1),
+        "totals": {k: v for k, v in directory.totals().items() if k not in ("run_dir", "status", "strategy_state")},
+        "curve": {k: [_short(m[k]) for m in due] for k in CURVE},
+        "up_bytes": [sum(m["up_bytes"] for m in lines if m["round"] <= d["round"]) for d in due],
+        "strategy": [m["strategy"] for m in due if m["strategy"]],
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment")
+    parser.add_argument("--data", default=os.environ.get("FEDQ_DATA", ""), help="folder of data sets in hub layout")
+    parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="folder for run directories")
+    parser.add_argument("--only", action="append", default=[], help="KEY=VALUE, or a part of the cell's name")
+    parser.add_argument("--list", action="store_true", help="list cells and whether they are measured")
+    given = parser.parse_args(argv)
+    folder = HERE / given.experiment
+    for cell in cells(folder):
+        if not all(_matches(cell, only) for only in given.only):
+            continue
+        known = result(folder, cell)
+        if given.list:
+            print("done " if known else "     ", cell.name)
+        elif known is None:
+            found = run(folder, cell, given.data, given.runs)
+            (folder / "results").mkdir(exist_ok=True)
+            (folder / "results" / f"{cell.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+            print(f"{cell.name}: accuracy {found['totals']['accuracy']:.4f}, {found['seconds']:.0f} s", flush=True)
+
+
+def _matches(cell: Cell, only: str) -> bool:
+    key, is_key, value = only.partition("=")
+    return str(cell.keys.get(key)) == value if is_key else only in cell.name
+
+
+def _short(value: Any) -> Any:
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()

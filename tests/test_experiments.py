@@ -1,0 +1,50 @@
+"""Every result of an experiment belongs to a cell of its grid, and one short cell still gives what was written down."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.cells import Cell, cells, result
+from fedq.config import hash_of, make_config
+from fedq.settings import flatten
+
+HERE = Path(__file__).parent.parent / "experiments"
+FOLDERS = sorted(grid.parent for grid in HERE.glob("*/grid.toml"))
+SHORT = 60.0  # seconds
+
+
+def measured() -> list[tuple[Path, Cell, dict[str, Any]]]:
+    found = [(folder, cell, result(folder, cell)) for folder in FOLDERS for cell in cells(folder)]
+    return [(folder, cell, r) for folder, cell, r in found if r]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_results_are_those_of_the_grid(folder: Path) -> None:
+    """A result's config has its hash and is its cell's; keys that came later are at their defaults."""
+    known = {cell.name: cell for cell in cells(folder)}
+    for file in sorted((folder / "results").glob("*.json")):
+        found = json.loads(file.read_text())
+        assert file.stem in known, f"{file}: no cell of grid.toml"
+        assert hash_of(found["config"]) == found["config_hash"], f"{file}: its config was edited"
+        was, now = flatten(found["config"]), flatten(known[file.stem].config().as_dict())
+        assert {k: now[k] for k in was if k in now} == was, f"{file}: measured with another config"
+        assert make_config(was).hash == known[file.stem].config().hash, f"{file}: a default has changed since"
+        assert found["totals"]["rounds"] == was["rounds"], f"{file}: not all rounds were played"
+        assert len(found["curve"]["round"]) == len(found["curve"]["accuracy"])
+
+
+@pytest.mark.slow
+def test_a_short_cell_again(tmp_path: Path) -> None:
+    """The shortest cell on the embedded digits, of each experiment: the curve that was written down."""
+    from experiments.run import run
+
+    short = [(r["seconds"], f, c, r) for f, c, r in measured() if c.keys.get("data.name", "digits") == "digits"]
+    assert short, "no experiment has a result on digits"
+    seconds, folder, cell, known = min(short, key=lambda found: found[0])
+    assert seconds < SHORT
+    again = run(folder, cell, "", tmp_path)
+    assert again["up_bytes"] == known["up_bytes"]
+    np.testing.assert_allclose(again["curve"]["accuracy"], known["curve"]["accuracy"], atol=0.05)
