@@ -1,7 +1,7 @@
 """The cells of an experiment: every combination of what its `grid.toml` varies, each a run's config.
 
 Table `base` holds keys of every run, as in run.toml. Each block `[[grid]]` is a set of combinations: a key and its
-values, `seed = [0, 1, 2]`, or any name and keys that vary together, `workers = [{clients = 2}, {clients = 4, seed = 1}]`.
+values, `seed = [0, 1, 2]`; or any name and keys that vary together, `some = [{clients = 2, seed = 1}, {clients = 4}]`.
 """
 
 import json
