@@ -26,7 +26,7 @@ BATCH = 100
 def bare(clients: int, steps: int, threads: int) -> float:
     """Seconds a step of the plain loop."""
     torch.set_num_threads(threads)
-    from fedq.models.lenet import FedVoteLeNet5
+    from fedq.models.fedvote import FedVoteLeNet5
 
     network = FedVoteLeNet5((1, 28, 28), 10, FedVoteLeNet5.Options())
     latent = {n: nn.Parameter(torch.randn_like(p)) for n, p in list(network.named_parameters())[:3]}

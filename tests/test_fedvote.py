@@ -138,7 +138,7 @@ def test_last_layer_stays_as_drawn_and_is_never_sent() -> None:
 
 def test_sizes_of_the_papers_lenet() -> None:
     """1,657,632 voted weights: 100 + 6,400 + 200,704 bytes a client; ternary at 2 and 1.6 bits."""
-    from fedq.models.lenet import FedVoteLeNet5
+    from fedq.models.fedvote import FedVoteLeNet5
 
     blueprint = Blueprint("fedvote_lenet5", FedVoteLeNet5.Options(), (1, 28, 28), 10, 0)
     weights = blueprint.initial_weights()

@@ -5,12 +5,16 @@ import pytest
 import torch
 
 from fedq.clients.optimizers import Adam, Sgd
+from fedq.errors import FedqError
 from fedq.models import MODELS, model
+from fedq.models.dropout import Dropout, rekey_
 from fedq.models.network import Blueprint, Network
 
+GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 
-def blueprint(name: str, shape: tuple[int, ...] = (1, 28, 28), **options: object) -> Blueprint:
-    return Blueprint(name, model(name).Options(**options), shape, 10, 0)
+
+def blueprint(name: str, shape: tuple[int, ...] = GREY, classes: int = 10, **options: object) -> Blueprint:
+    return Blueprint(name, model(name).Options(**options), shape, classes, 0)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +31,61 @@ def test_sizes(name: str, weights: int, voted: int) -> None:
     assert sum(drawn[n].size for n in blueprint(name).hidden()) == voted
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "weights"),
+    [
+        ("vgg7", COLOUR, 10, 12_963_200 + 10_250),
+        ("terngrad_lenet", GREY, 10, 1_256_080),
+        ("terngrad_cifarnet", (3, 24, 24), 10, 1_068_298),
+        ("fedau_cnn_svhn", COLOUR, 10, 273_706),
+        ("fedau_cnn_cifar10", COLOUR, 10, 551_786),
+        ("fedau_cnn_cifar100", COLOUR, 100, 1_216_260),
+        ("fedau_cnn_cinic10", COLOUR, 10, 1_193_130),
+        ("fedau_cnn_fmnist", GREY, 10, 211_690),
+        ("fedlaw_cnn", COLOUR, 10, 122_570),
+        ("fedlaw_cnn", COLOUR, 100, 128_420),
+        ("fedlaw_lenet5", GREY, 10, 28_938),
+        ("fedlaw_mlp", GREY, 10, 199_210),
+        ("resnet20", COLOUR, 10, 272_474),
+        ("resnet20", COLOUR, 100, 278_324),
+    ],
+)
+def test_sizes_of_the_papers(name: str, shape: tuple[int, ...], classes: int, weights: int) -> None:
+    plan = blueprint(name, shape, classes)
+    drawn = plan.initial_weights()
+    assert sum(x.size for x in drawn.values()) == weights
+    assert plan.module().eval()(torch.zeros(2, *shape)).shape == (2, classes)
+
+
+def test_vgg7_votes_on_all_but_the_last_layer() -> None:
+    plan = blueprint("vgg7", COLOUR)
+    shapes = {n: tuple(p.shape) for n, p in plan.module().named_parameters()}
+    assert sum(int(np.prod(shapes[n])) for n in plan.hidden()) == 12_963_200
+    assert sum(int(np.prod(s)) for n, s in shapes.items() if n not in plan.hidden()) == 10_250
+    assert plan.normalised()
+
+
+def test_resnet20_norms() -> None:
+    """21 norms; group norm has the same weights, needs no batch, and one image is then like any other batch."""
+    norms = (torch.nn.BatchNorm2d, torch.nn.GroupNorm)
+    for norm in ("batch", "group"):
+        module = blueprint("resnet20", COLOUR, norm=norm).module()
+        assert sum(isinstance(m, norms) for m in module.modules()) == 21
+        assert not list(module.buffers())
+    plan = blueprint("resnet20", COLOUR, norm="group")
+    assert not plan.normalised()
+    module.load_state_dict({n: torch.tensor(x) for n, x in plan.initial_weights().items()})
+    x = torch.randn(4, *COLOUR)
+    torch.testing.assert_close(module(x)[:1], module(x[:1]))
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if n not in ("mlp", "fedlaw_mlp", "resnet20")])
+def test_images_that_are_too_small(name: str) -> None:
+    with pytest.raises(FedqError, match="images must be at least") as error:
+        blueprint(name, (1, 3, 3)).initial_weights()
+    assert error.value.code == "FQ105"
+
+
 def test_mlp_without_norm_has_biases() -> None:
     """64-32-10 has 2,410 weights."""
     drawn = blueprint("mlp", (1, 8, 8), hidden=(32,), norm="none").initial_weights()
@@ -41,8 +100,10 @@ def test_network_equals_the_module(name: str) -> None:
     net = Network(plan, drawn, list(drawn))
     w = net.flatten(drawn)
     x, y = torch.randn(8, 1, 28, 28), torch.arange(8)
+    net.rekey_(0, 1, 2)
     loss, g = net.gradient(w[None], x[None], y[None])
     module = plan.module()
+    rekey_(module, 0, 1, 2)
     module.load_state_dict({n: torch.tensor(v) for n, v in drawn.items()})
     expected = torch.nn.functional.cross_entropy(module(x), y)
     expected.backward()
@@ -71,6 +132,95 @@ def test_initial_weights_are_keyed_he_normal() -> None:
             assert not x.any()
         else:
             assert abs(x.std() / np.sqrt(2 / np.prod(x.shape[1:])) - 1) < 0.15
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_initial_weights_leave_torch_alone(name: str) -> None:
+    """Twice the same, another seed another draw, and torch's global generator is not touched."""
+    plan, before = blueprint(name), torch.get_rng_state()
+    drawn, again = plan.initial_weights(), plan.initial_weights()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all((drawn[n] == again[n]).all() for n in drawn)
+    other = Blueprint(name, plan.options, plan.shape, plan.classes, 1).initial_weights()
+    first = plan.hidden()[0]
+    assert (drawn[first] != other[first]).any()
+    assert all(x.dtype == np.float32 for x in drawn.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "stds", "biases"),
+    [
+        ("terngrad_lenet", (0.05, 0.05, 0.048, 0.0767), (0, 0, 0, 0)),
+        ("terngrad_cifarnet", (0.05, 0.05, 0.04, 0.04, 1 / 192), (0, 0.1, 0.1, 0.1, 0)),
+    ],
+)
+def test_terngrad_draws_truncated_normals(name: str, stds: tuple[float, ...], biases: tuple[float, ...]) -> None:
+    """Cut at 2 std, a normal deviates by sqrt(1 - 2 * 2 phi(2) / (2 Phi(2) - 1)) = 0.8796 std."""
+    drawn = list(blueprint(name, COLOUR).initial_weights().values())
+    for std, bias, w, b in zip(stds, biases, drawn[::2], drawn[1::2], strict=True):
+        assert np.abs(w).max() <= 2 * std * (1 + 1e-6)
+        assert abs(w.std() / (0.8796 * std) - 1) < 4 / np.sqrt(w.size)
+        assert abs(w.mean()) < 4 * std / np.sqrt(w.size)
+        assert (b == np.float32(bias)).all()
+
+
+def uniform(drawn: dict[str, np.ndarray], layer: str) -> bool:
+    """Whether weights and biases look uniform in +-1 / sqrt(fan in): inside, and the weights with its deviation."""
+    w, b = drawn[f"{layer}.weight"], drawn.get(f"{layer}.bias", np.zeros(1))
+    bound = 1 / np.sqrt(np.prod(w.shape[1:]))
+    inside = max(np.abs(w).max(), np.abs(b).max()) <= bound * (1 + 1e-6)
+    return bool(inside and abs(w.std() / (bound / np.sqrt(3)) - 1) < 4 / np.sqrt(w.size))
+
+
+def test_fedau_draws_he_normals_but_for_the_last_layer() -> None:
+    plan = blueprint("fedau_cnn_cifar10", COLOUR)
+    drawn = plan.initial_weights()
+    assert uniform(drawn, "11")
+    assert drawn["11.bias"].any()
+    for name in plan.hidden():
+        w = drawn[name]
+        assert abs(w.std() / np.sqrt(2 / np.prod(w.shape[1:])) - 1) < 4 / np.sqrt(w.size)
+        assert not drawn[name.replace("weight", "bias")].any()
+
+
+@pytest.mark.parametrize("name", ["fedlaw_cnn", "fedlaw_lenet5", "fedlaw_mlp", "resnet20"])
+def test_fedlaw_draws_as_torch_does(name: str) -> None:
+    plan = blueprint(name, COLOUR)
+    drawn, parts = plan.initial_weights(), dict(plan.module().named_modules())
+    for layer in {n.rpartition(".")[0] for n in drawn}:
+        if isinstance(parts[layer], torch.nn.BatchNorm2d):
+            assert (drawn[f"{layer}.weight"] == 1).all()
+            assert not drawn[f"{layer}.bias"].any()
+        else:
+            assert uniform(drawn, layer), layer
+
+
+def test_terngrad_pools_and_norms_as_tensorflow_does() -> None:
+    """SAME on even sizes pads behind only; the norm divides by (1 + alpha * sum over 9 channels of x^2)^0.75."""
+    parts = dict(blueprint("terngrad_cifarnet", (3, 24, 24)).module().named_children())
+    x = torch.randn(2, 64, 24, 24)
+    padded = torch.nn.functional.pad(x, (0, 1, 0, 1), value=-torch.inf)
+    expected = torch.stack([padded[:, :, i : i + 23 : 2, j : j + 23 : 2] for i in range(3) for j in range(3)]).amax(0)
+    torch.testing.assert_close(parts["pool1"](x), expected)
+    near = torch.stack([(x[:, max(c - 4, 0) : c + 5] ** 2).sum(1) for c in range(64)], 1)
+    torch.testing.assert_close(parts["lrn1"](x), x / (1 + 0.001 / 9 * near) ** 0.75)
+
+
+def test_dropout_is_keyed() -> None:
+    """A share is dropped, the rest scaled up; the same place gives the same masks; evaluation has none."""
+    drop, x = Dropout(0.2), torch.ones(200, 500)
+
+    def masks(*place: int) -> torch.Tensor:
+        rekey_(drop, 0, *place)
+        return torch.stack([drop(x), drop(x)])
+
+    first = masks(1, 2)
+    assert first.unique().tolist() == [0.0, 1.25]
+    assert abs(float(first.mean()) - 1) < 0.01
+    assert not torch.equal(first[0], first[1])
+    assert torch.equal(first, masks(1, 2))
+    assert not torch.equal(first, masks(1, 3))
+    assert torch.equal(drop.eval()(x), x)
 
 
 def test_evaluation_joins_a_last_batch_of_one() -> None:

@@ -99,6 +99,7 @@ class Trainer:
         with self._network(weights) as network:
             start_D = network.flatten(weights)
             batches = self._batches(examples, rng(self._shards.seed, "batch", round_, partition))
+            network.rekey_(self._shards.seed, round_, partition)
             kept: dict[str, NDArray[np.float32]] = {}
             if isinstance(self._algorithm, Remembering):
                 was_D = network.flatten(memory) if memory else torch.zeros_like(start_D)

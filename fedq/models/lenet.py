@@ -1,4 +1,4 @@
-"""Two LeNet-5: the classic one (61,706 weights), and FedVote's wide one (1,657,632 voted weights)."""
+"""The classic LeNet-5."""
 
 from typing import final
 
@@ -30,38 +30,3 @@ class LeNet5(nn.Sequential):
             nn.Linear(120, 84), nn.ReLU(),
             nn.Linear(84, classes),
         )  # fmt: skip
-
-
-@final
-class FedVoteLeNet5(nn.Sequential):
-    """FedVote's LeNet-5: convolutions of 32 and 64 maps, 512 units, batch norm without parameters after each.
-
-    Batch statistics serve in training and in evaluation. On 28 x 28 grey images the voted layers have
-    800 + 51,200 + 1,605,632 weights; the last layer (5,130 with biases) stays as it was drawn.
-    """
-
-    class Options(Options):
-        """`fedvote_lenet5` has no settings."""
-
-    def __init__(self, shape: tuple[int, ...], classes: int, options: Options) -> None:
-        channels, height, width = shape
-        if min(height, width) < 4:
-            raise ValueError("images must be at least 4 x 4")
-        super().__init__(
-            *_voted_block(channels, 32),
-            *_voted_block(32, 64),
-            nn.Flatten(),
-            nn.Linear(64 * (height // 4) * (width // 4), 512, bias=False),
-            nn.BatchNorm1d(512, affine=False, track_running_stats=False),
-            nn.ReLU(),
-            nn.Linear(512, classes),
-        )
-
-
-def _voted_block(channels: int, maps: int) -> tuple[nn.Module, ...]:
-    return (
-        nn.Conv2d(channels, maps, 5, padding=2, bias=False),
-        nn.BatchNorm2d(maps, affine=False, track_running_stats=False),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-    )

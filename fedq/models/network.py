@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from fedq.errors import FedqError
 from fedq.models import model
+from fedq.models.dropout import rekey_
+from fedq.models.initial import initial
 from fedq.options import Options
 from fedq.rng import rng
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
 RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -54,7 +55,7 @@ class Blueprint:
                 f"model `{self.model}` has running statistics or dropout in {', '.join(kept)}: "
                 "results would depend on which thread trained which client",
                 key="model.name",
-                hint="use batch norm with track_running_stats=False, group norm or layer norm, and no dropout",
+                hint="use batch norm with track_running_stats=False, group norm or layer norm, and fedq.models.dropout",
             )
         try:
             return built.to_empty(device="cpu")
@@ -62,12 +63,9 @@ class Blueprint:
             raise FedqError("FQ206", f"model `{self.model}` is too large: {error}", key="model.name") from error
 
     def initial_weights(self) -> dict[str, NDArray[np.float32]]:
-        """He-normal weights (fan in), ones for norms, zero biases: drawn from the seed, the same everywhere."""
-        return {
-            f"{path}.{name}".lstrip("."): _draw(part, name, tuple(p.shape), rng(self.seed, "init", f"{path}.{name}"))
-            for path, part in self.module().named_modules()
-            for name, p in part.named_parameters(recurse=False)
-        }
+        """Every weight by the model's own law, or He-normal: drawn from the seed, the same everywhere."""
+        module = self.module()
+        return {name: initial(module, name, rng(self.seed, "init", name)) for name, _ in module.named_parameters()}
 
     def hidden(self) -> list[str]:
         """The names of the weight tensors of every linear and convolutional layer but the last."""
@@ -107,6 +105,10 @@ class Network:
         parts = torch.split(w_D, self._sizes)
         return {n: p.view(s).numpy() for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
 
+    def rekey_(self, seed: int, *place: int) -> None:
+        """Start dropout anew for one place of the run (round and partition)."""
+        rekey_(self._module, seed, *place)
+
     def gradient(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy [K] of each client's batch at its weights, and the gradient [K, D]; here K = 1."""
         assert w_KD.shape[0] == 1, "a loop trains one client at a time"
@@ -133,12 +135,3 @@ def _sizes(n: int, batch: int) -> list[int]:
     """Batch sizes that sum to n; a last batch of one joins the one before, as batch norm needs two examples."""
     sizes = [min(batch, n - start) for start in range(0, n, batch)]
     return [*sizes[:-2], sizes[-2] + 1] if len(sizes) > 1 and sizes[-1] == 1 else sizes
-
-
-def _draw(part: nn.Module, name: str, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[np.float32]:
-    if isinstance(part, NORMS) and name == "weight":
-        return np.ones(shape, np.float32)
-    if len(shape) < 2:
-        return np.zeros(shape, np.float32)
-    fan_in = int(np.prod(shape[1:]))
-    return random.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / fan_in))
