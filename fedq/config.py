@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, Literal, TypeVar, final
 
 from pydantic import Field, ValidationError
 
 from fedq.clients import CLIENTS, client
+from fedq.data.augment import AUGMENTATIONS, augmentation
 from fedq.data.partition import parse as parse_partition
 from fedq.errors import FedqError, nearest
 from fedq.kernels import codec
@@ -48,6 +49,14 @@ class DataOptions(Options):
     dir: str = Field("", description="a folder in the hub's layout to read it from")
     partition: str = Field("dirichlet:0.5", description="iid or dirichlet:ALPHA")
     holdout: float = Field(0.2, gt=0, lt=1, description="share held out for testing where there is no test split")
+    scale: Literal["standard", "unit"] = Field(
+        "standard",
+        description="of pixels: standard (each channel mean 0, deviation 1) or unit (black -1, white 1)",
+    )
+    augment: str = Field(
+        "none",
+        description=f"random changes of training images: {', '.join(AUGMENTATIONS)}",
+    )
 
 
 class EvaluateOptions(Options):
@@ -166,6 +175,7 @@ def resolve(settings: Settings) -> RunConfig:
             merged.get("data.partition", Setting("")),
             lambda: parse_partition(top.data.partition),
         )
+        _attempt(errors, merged.get("data.augment", Setting("")), lambda: augmentation(top.data.augment))
         if top.per_round is not None and top.per_round > top.clients:
             given = merged["per_round"]
             errors.append(

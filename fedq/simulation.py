@@ -17,7 +17,7 @@ from fedq.clients.app import client_app
 from fedq.clients.local import LocalAlgorithm
 from fedq.clients.trainer import Shards, Trainer
 from fedq.config import RunConfig, blaming, make_config, resolve
-from fedq.data import Dataset, load
+from fedq.data import Dataset, Inputs, load
 from fedq.data.partition import partition
 from fedq.errors import FedqError
 from fedq.grids import LocalGrid
@@ -87,12 +87,13 @@ def build(config: RunConfig) -> Simulation:
         algorithm: LocalAlgorithm = client(config.client.name)(o)
         _check_gradients(config, server, algorithm)
         data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
-        blueprint = Blueprint(config.model.name, config.model.options, data.shape, data.classes, top.seed)
+        inputs = Inputs(data, top.data.scale, top.data.augment)
+        blueprint = Blueprint(config.model.name, config.model.options, inputs.shape, data.classes, top.seed)
         warned = tuple(_check_norms(config, blueprint))
         drawn = blueprint.initial_weights()
         initial = server.initial(drawn, blueprint.hidden(), top.seed)
         kept = top.evaluate.kept if top.evaluate.clients else 0.0
-        shards = Shards(data, partition(data.train.y, top.data.partition, top.clients, top.seed), kept, top.seed)
+        shards = Shards(inputs, partition(data.train.y, top.data.partition, top.clients, top.seed), kept, top.seed)
         batch = top.evaluate.batch_size
         trainer = Trainer(blueprint, shards, algorithm, o, sends=server.sends, evaluation_batch=batch)
     trained = sum(x.size for x in initial.values())

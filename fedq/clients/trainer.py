@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedq.clients.local import Batches, LocalAlgorithm, Remembering, TrainOptions
-from fedq.data import Dataset, Examples
+from fedq.data import Dataset, Examples, Inputs
 from fedq.errors import FedqError
 from fedq.kernels.records import Arrays
 from fedq.models.network import Blueprint, Network
@@ -46,10 +46,15 @@ class Trained:
 class Shards:
     """Which training examples each partition holds; a share of each may be kept from training, to evaluate on."""
 
-    data: Dataset
+    inputs: Inputs
     indices: Sequence[NDArray[np.int64]]
     kept: float
     seed: int
+
+    @property
+    def data(self) -> Dataset:
+        """The data set that is shared."""
+        return self.inputs.data
 
     def training(self, partition: int) -> Examples:
         """The examples that `partition` trains on."""
@@ -98,7 +103,7 @@ class Trainer:
         examples = self._shards.training(partition)
         with self._network(weights) as network:
             start_D = network.flatten(weights)
-            batches = self._batches(examples, rng(self._shards.seed, "batch", round_, partition))
+            batches = self._batches(examples, round_, partition)
             network.rekey_(self._shards.seed, round_, partition)
             kept: dict[str, NDArray[np.float32]] = {}
             if isinstance(self._algorithm, Remembering):
@@ -122,19 +127,21 @@ class Trainer:
     def score(self, weights: Arrays, examples: Examples) -> tuple[float, float]:
         """Mean loss and accuracy of the network with these weights (others as drawn) on any examples."""
         with self._network(weights) as network:
-            x, y = self._shards.data.tensors(examples)
+            x, y = self._shards.inputs.tensors(examples)
+            x = self._shards.inputs.testing(x)
             return network.evaluate(network.flatten(weights), x, y, self._evaluation_batch)
 
-    def _batches(self, examples: Examples, random: np.random.Generator) -> Batches:
-        """`local_steps` full batches from shuffled epochs laid end to end; a batch may span two epochs."""
-        o, n = self._options, len(examples)
+    def _batches(self, examples: Examples, round_: int, partition: int) -> Batches:
+        """`local_steps` full batches from shuffled epochs laid end to end, augmented; a batch may span two epochs."""
+        o, n, inputs, seed = self._options, len(examples), self._shards.inputs, self._shards.seed
+        shuffling, changing = (rng(seed, purpose, round_, partition) for purpose in ("batch", "augment"))
         needed = o.local_steps * o.batch_size
-        order = np.concatenate([random.permutation(n) for _ in range(-(-needed // n))])[:needed]
-        x, y = self._shards.data.tensors(examples)
+        order = np.concatenate([shuffling.permutation(n) for _ in range(-(-needed // n))])[:needed]
+        x, y = inputs.tensors(examples)
         for indices in torch.from_numpy(order.reshape(o.local_steps, o.batch_size)):
             if self.stop.is_set():
                 raise Abandoned
-            yield x[indices][None], y[indices][None]
+            yield inputs.training(x[indices], changing)[None], y[indices][None]
 
     @contextmanager
     def _network(self, weights: Arrays) -> Iterator[Network]:

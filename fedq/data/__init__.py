@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedq.data.dataset import Dataset, Examples
+from fedq.data.inputs import Inputs
 from fedq.errors import FedqError, nearest
 from fedq.plugins import find, names
 
@@ -55,4 +56,4 @@ def load(name: str, folder: str, *, holdout: float, seed: int) -> Dataset:
     return loader(folder=folder, holdout=holdout, seed=seed)
 
 
-__all__ = ["DATA", "Dataset", "Examples", "load"]
+__all__ = ["DATA", "Dataset", "Examples", "Inputs", "load"]

@@ -1,8 +1,9 @@
-"""Labelled images in memory, as bytes; normalised batch by batch."""
+"""Labelled images in memory, as bytes; scaled when they are wanted."""
 
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from fedq.errors import FedqError
 from fedq.rng import rng
+
+Scale = Literal["standard", "unit"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Dataset:
     test: Examples
     classes: int
     source: tuple[Examples, ...] = ()  # what both were taken from, if that is not themselves
+    white: int = 255  # the byte of full brightness
 
     def __post_init__(self) -> None:
         if not (len(self.train) and len(self.test)):
@@ -62,9 +66,12 @@ class Dataset:
         std = np.sqrt(np.maximum(counts @ values**2 / total - mean**2, 1e-12))
         return tuple(torch.tensor(m, dtype=torch.float32).view(-1, 1, 1) for m in (mean, std))  # type: ignore[return-value]
 
-    def tensors(self, examples: Examples) -> tuple[Tensor, Tensor]:
-        """Inputs [N, C, H, W] float32, each channel with the training data's mean 0 and deviation 1; labels [N]."""
-        mean, std = self._moments
+    def tensors(self, examples: Examples, scale: Scale = "standard") -> tuple[Tensor, Tensor]:
+        """Inputs [N, C, H, W] float32 and labels [N].
+
+        `standard` gives each channel the training data's mean 0 and deviation 1, `unit` maps black to -1, white to 1.
+        """
+        mean, std = self._moments if scale == "standard" else (self.white / 2, self.white / 2)
         return torch.from_numpy(examples.x).float().sub_(mean).div_(std), torch.from_numpy(examples.y)
 
     @cached_property

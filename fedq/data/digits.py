@@ -1,5 +1,7 @@
 """Handwritten digits that come with scikit-learn: 1,797 images of 8 x 8 in 17 greys. No download."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from fedq.data.dataset import Dataset, Examples, hold_out
@@ -11,4 +13,4 @@ def load(*, folder: str, holdout: float, seed: int) -> Dataset:
 
     digits = load_digits()
     examples = Examples(digits.images.astype(np.uint8)[:, None], digits.target.astype(np.int64))
-    return hold_out("digits", examples, 10, share=holdout, seed=seed)
+    return replace(hold_out("digits", examples, 10, share=holdout, seed=seed), white=16)
