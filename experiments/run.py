@@ -19,12 +19,13 @@ HERE = Path(__file__).parent
 CURVE = ("round", "accuracy", "deployed_accuracy", "loss", "train_loss", "up_bytes", "down_bytes", "clients")
 
 
-def run(folder: Path, cell: Cell, data: str, runs: Path) -> dict[str, Any]:
+def run(folder: Path, cell: Cell, data: str, runs: Path, workers: int | None = None) -> dict[str, Any]:
     """Play a cell, or what is left of it."""
     from fedq.runs import provenance
     from fedq.simulation import begin, play, reopen
 
     config = cell.config(data)
+    config = config.with_(workers=workers) if workers else config
     out = runs / folder.name / cell.name
     begun = sorted(out.glob("*/run.toml"))
     started = perf_counter()
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("experiment")
     parser.add_argument("--data", default=os.environ.get("FEDQ_DATA", ""), help="folder of data sets in hub layout")
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="folder for run directories")
+    parser.add_argument("--workers", type=int, help="threads that train clients; never changes a result")
     parser.add_argument("--only", action="append", default=[], help="KEY=VALUE, or a part of the cell's name")
     parser.add_argument("--list", action="store_true", help="list cells and whether they are measured")
     given = parser.parse_args(argv)
@@ -71,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         if given.list:
             print("done " if known else "     ", cell.name)
         elif known is None:
-            found = run(folder, cell, given.data, given.runs)
+            found = run(folder, cell, given.data, given.runs, given.workers)
             (folder / "results").mkdir(exist_ok=True)
             (folder / "results" / f"{cell.name}.json").write_text(json.dumps(found, indent=1) + "\n")
             print(f"{cell.name}: accuracy {found['totals']['accuracy']:.4f}, {found['seconds']:.0f} s", flush=True)

@@ -28,12 +28,13 @@ class Gradient:
 
     def train(self, network: Differentiable, w_KD: Tensor, batches: Batches) -> tuple[Tensor, Tensor]:
         """The mean gradient and the mean loss; see `LocalAlgorithm.train`."""
-        total, losses = torch.zeros_like(w_KD), []
+        total, losses = torch.tensor(0.0), list[Tensor]()
         for x, y in batches:
             loss, g = network.gradient(w_KD, x, y)
-            total += g
+            total = total.add_(g) if losses else g
             losses.append(loss)
-        total /= len(losses)
+        if len(losses) > 1:
+            total /= len(losses)
         if decay := self._options.weight_decay:
             total.addcmul_(w_KD, network.matrices, value=decay)
         return total, torch.stack(losses).mean(0)

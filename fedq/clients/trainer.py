@@ -7,6 +7,7 @@ may train at once, each with a network of its own.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from queue import Empty, LifoQueue
 from threading import Event
 from typing import Literal, final
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from fedq.clients.local import Batches, LocalAlgorithm, Remembering, TrainOptions
 from fedq.data import Dataset, Examples, Inputs
 from fedq.errors import FedqError
+from fedq.kernels import active as kernels
 from fedq.kernels.records import Arrays
 from fedq.models.network import Blueprint, Network
 from fedq.rng import rng
@@ -56,10 +58,10 @@ class Shards:
         """The data set that is shared."""
         return self.inputs.data
 
-    def training(self, partition: int) -> Examples:
-        """The examples that `partition` trains on."""
+    def training(self, partition: int) -> NDArray[np.int64]:
+        """Where the examples stand that `partition` trains on."""
         own, n = self._own(partition)
-        return self.data.train.take(own[n:])
+        return own[n:]
 
     def evaluation(self, partition: int) -> Examples:
         """The examples that `partition` evaluates on, none if nothing is kept."""
@@ -100,10 +102,10 @@ class Trainer:
 
     def train(self, weights: Arrays, round_: int, partition: int, memory: Arrays | None = None) -> Trained:
         """Train the client of `partition` from the named global `weights`, and what it kept from its last round."""
-        examples = self._shards.training(partition)
+        own = self._shards.training(partition)
         with self._network(weights) as network:
             start_D = network.flatten(weights)
-            batches = self._batches(examples, round_, partition)
+            batches = self._batches(own, round_, partition)
             network.rekey_(self._shards.seed, round_, partition)
             kept: dict[str, NDArray[np.float32]] = {}
             if isinstance(self._algorithm, Remembering):
@@ -113,9 +115,9 @@ class Trainer:
             else:
                 end_KD, loss_K = self._algorithm.train(network, start_D[None], batches)
             sent_D = end_KD[0] - start_D if self._sends == "updates" else end_KD[0]
-            if not torch.isfinite(sent_D).all() or not torch.isfinite(loss_K).all():
+            if not (isfinite(loss_K[0]) and isfinite(kernels.largest(sent_D.numpy()))):
                 raise FedqError("FQ301", "training diverged to NaN or infinity; lower --lr")
-            return Trained(network.unflatten(sent_D), len(examples), float(loss_K[0]), kept)
+            return Trained(network.unflatten(sent_D), len(own), float(loss_K[0]), kept)
 
     def evaluate(self, weights: Arrays, partition: int) -> tuple[float, float, int]:
         """Loss, accuracy and number of the examples that `partition` keeps for evaluation."""
@@ -131,13 +133,15 @@ class Trainer:
             x = self._shards.inputs.testing(x)
             return network.evaluate(network.flatten(weights), x, y, self._evaluation_batch)
 
-    def _batches(self, examples: Examples, round_: int, partition: int) -> Batches:
+    def _batches(self, own: NDArray[np.int64], round_: int, partition: int) -> Batches:
         """`local_steps` full batches from shuffled epochs laid end to end, augmented; a batch may span two epochs."""
-        o, n, inputs, seed = self._options, len(examples), self._shards.inputs, self._shards.seed
+        o, n, inputs, seed = self._options, len(own), self._shards.inputs, self._shards.seed
         shuffling, changing = (rng(seed, purpose, round_, partition) for purpose in ("batch", "augment"))
         needed = o.local_steps * o.batch_size
         order = np.concatenate([shuffling.permutation(n) for _ in range(-(-needed // n))])[:needed]
-        x, y = inputs.tensors(examples)
+        if needed < n:
+            own, order = own[order], np.arange(needed)  # no image is scaled for nothing
+        x, y = inputs.tensors(self._shards.data.train.take(own))
         for indices in torch.from_numpy(order.reshape(o.local_steps, o.batch_size)):
             if self.stop.is_set():
                 raise Abandoned
