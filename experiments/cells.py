@@ -47,11 +47,11 @@ def result(folder: Path, cell: Cell) -> dict[str, Any] | None:
 
 
 def _combinations(block: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    axes = [[v if isinstance(v, dict) else {name: v} for v in values] for name, values in block.items()]
+    axes = [[v if isinstance(v, dict) else {name: v} for v in values] for name, values in flatten(block).items()]
     return [{k: v for part in chosen for k, v in flatten(part).items()} for chosen in product(*axes)]
 
 
 def _cell(base: dict[str, Any], varied: dict[str, Any]) -> Cell:
-    name = "-".join(f"{k.rpartition('.')[2]}_{v}" for k, v in varied.items())
-    plain = "".join(c if c.isalnum() or c in "-_." else "." for c in name.replace("data.dir", ""))
+    name = "-".join(str(v) if k.endswith(".name") else f"{k.rpartition('.')[2]}_{v}" for k, v in varied.items())
+    plain = "".join(c if c.isalnum() or c in "-_." else "." for c in name)
     return Cell(plain, varied, {**base, **varied})
