@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, final
 
 from pydantic import Field, ValidationError
 
+from fedq.attacks import parse as parse_attack
 from fedq.clients import CLIENTS, client
 from fedq.data.augment import AUGMENTATIONS, augmentation
 from fedq.data.partition import parse as parse_partition
@@ -80,6 +81,7 @@ class Scalars(Options):
     per_round: int | None = Field(None, ge=1, description="clients that take part in a round; all if not given")
     codec: str = Field("float32", description="how arrays travel up")
     downlink: str = Field("float32", description="how arrays travel down")
+    attack: str | None = Field(None, description="NAME:SHARE: clients that want the model to fail; fedq show attacks")
     tolerate: float = Field(0.0, ge=0, le=1, description="share of clients that may fail in a round")
     workers: int | None = Field(None, ge=1, description="threads that train clients; chosen by the model if not given")
     data: DataOptions = DataOptions()
@@ -176,6 +178,8 @@ def resolve(settings: Settings) -> RunConfig:
             lambda: parse_partition(top.data.partition),
         )
         _attempt(errors, merged.get("data.augment", Setting("")), lambda: augmentation(top.data.augment))
+        if top.attack is not None:
+            _attempt(errors, merged["attack"], lambda: parse_attack(top.attack or ""))
         if top.per_round is not None and top.per_round > top.clients:
             given = merged["per_round"]
             errors.append(

@@ -17,6 +17,7 @@ GROUPS = {
     "client": "clients",
     "model": "models",
     "data set": "data",
+    "attack": "attacks",
 }
 
 

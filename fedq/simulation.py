@@ -12,6 +12,9 @@ from typing import Any
 import torch
 
 from fedq import _flower
+from fedq.attacks import attackers, check_fit
+from fedq.attacks.base import Wire
+from fedq.attacks.placed import attacked, mods, poison
 from fedq.clients import client
 from fedq.clients.app import client_app
 from fedq.clients.local import LocalAlgorithm
@@ -82,10 +85,15 @@ def build(config: RunConfig) -> Simulation:
     with blaming(config.origins):
         top, o = config.top, config.client.options
         sampling = Sampling(top.seed, top.clients, config.per_round)
-        setup = Setup(sampling, codec(top.codec), codec(top.downlink), o.lr, top.rounds)
+        who = attackers(top.attack, top.clients, top.seed) if top.attack else None
+        bad = who.partitions if who else frozenset[int]()
+        setup = Setup(sampling, codec(top.codec), codec(top.downlink), o.lr, top.rounds, bad)
         server: PackedStrategy = strategy(config.strategy.name)(setup, config.strategy.options)
         algorithm: LocalAlgorithm = client(config.client.name)(o)
         _check_gradients(config, server, algorithm)
+        wire = Wire(server.codec, server.sends, top.seed)
+        if who:
+            check_fit(who, wire, config.strategy.name)
         data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
         inputs = Inputs(data, top.data.scale, top.data.augment)
         blueprint = Blueprint(config.model.name, config.model.options, inputs.shape, data.classes, top.seed)
@@ -93,14 +101,15 @@ def build(config: RunConfig) -> Simulation:
         drawn = blueprint.initial_weights()
         initial = server.initial(drawn, blueprint.hidden(), top.seed)
         kept = top.evaluate.kept if top.evaluate.clients else 0.0
-        shards = Shards(inputs, partition(data.train.y, top.data.partition, top.clients, top.seed), kept, top.seed)
+        held = partition(data.train.y, top.data.partition, top.clients, top.seed)
+        shards = Shards(inputs, held, kept, top.seed, poison(who, data.classes))
         batch = top.evaluate.batch_size
         trainer = Trainer(blueprint, shards, algorithm, o, sends=server.sends, evaluation_batch=batch)
     trained = sum(x.size for x in initial.values())
     workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
-    app = client_app(trainer, server.codec, top.seed)
+    app = client_app(trainer, server.codec, top.seed, mods(who, wire))
     clients = LocalGrid(app, top.clients, workers=workers, stop=trainer.stop)
-    grid = MeteredGrid(clients, Ledger())
+    grid = MeteredGrid(attacked(clients, who, wire), Ledger())
     return Simulation(config, data, server, initial, drawn, trainer, workers, clients, grid, warned)
 
 

@@ -19,6 +19,7 @@ SECTION = {
     "batch_size": "client.batch_size",
     "lr": "client.lr",
     "partition": "data.partition",
+    "attack": "attack",
     "seed": "seed",
     "tolerate": "tolerate",
     "workers": "workers",
@@ -45,6 +46,9 @@ def simulate(
     batch_size: Annotated[int | None, Option(help="Examples in a minibatch; default 32.")] = None,
     lr: Annotated[float | None, Option(help="Learning rate; default 0.05, 0.005 for signsgd.")] = None,
     partition: Annotated[str | None, Option(help="iid or dirichlet:ALPHA; default dirichlet:0.5.")] = None,
+    attack: Annotated[
+        str | None, Option(metavar="NAME:SHARE", help="Clients that want it to fail, inverse:10: fedq show attacks.")
+    ] = None,
     seed: Annotated[int | None, Option(help="Every random choice follows from it; default 0.")] = None,
     set_: Annotated[list[str] | None, Option("--set", metavar="K=V", help="Any other key; may be repeated.")] = None,
     until: Annotated[str | None, Option(help="Stop early: accuracy=0.9 or up=10MB.")] = None,

@@ -4,7 +4,7 @@ One trainer serves every simulated client of a process (a deployed client is the
 may train at once, each with a network of its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -52,6 +52,7 @@ class Shards:
     indices: Sequence[NDArray[np.int64]]
     kept: float
     seed: int
+    poison: Callable[[int, Examples], Examples] | None = None  # what an attack on data makes of a partition's
 
     @property
     def data(self) -> Dataset:
@@ -62,6 +63,11 @@ class Shards:
         """Where the examples stand that `partition` trains on."""
         own, n = self._own(partition)
         return own[n:]
+
+    def taken(self, partition: int, indices: NDArray[np.int64]) -> Examples:
+        """The training examples at `indices`, as `partition` sees them."""
+        examples = self.data.train.take(indices)
+        return self.poison(partition, examples) if self.poison else examples
 
     def evaluation(self, partition: int) -> Examples:
         """The examples that `partition` evaluates on, none if nothing is kept."""
@@ -141,7 +147,7 @@ class Trainer:
         order = np.concatenate([shuffling.permutation(n) for _ in range(-(-needed // n))])[:needed]
         if needed < n:
             own, order = own[order], np.arange(needed)  # no image is scaled for nothing
-        x, y = inputs.tensors(self._shards.data.train.take(own))
+        x, y = inputs.tensors(self._shards.taken(partition, own))
         for indices in torch.from_numpy(order.reshape(o.local_steps, o.batch_size)):
             if self.stop.is_set():
                 raise Abandoned

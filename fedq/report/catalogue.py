@@ -97,6 +97,7 @@ def run_page(run: Run) -> str:
 
 
 def _registries() -> dict[str, tuple[Mapping[str, Any], Callable[[str], Any]]]:
+    from fedq.attacks import ATTACKS, attack
     from fedq.clients import CLIENTS, client
     from fedq.kernels import CODECS, codec
     from fedq.models import MODELS, model
@@ -107,6 +108,7 @@ def _registries() -> dict[str, tuple[Mapping[str, Any], Callable[[str], Any]]]:
         "client": (CLIENTS, client),
         "model": (MODELS, model),
         "codec": (CODECS, codec),
+        "attack": (ATTACKS, attack),
     }
 
 
@@ -167,6 +169,7 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "codecs": lambda: _entries("codec"),
     "clients": lambda: _entries("client"),
     "models": lambda: _entries("model"),
+    "attacks": lambda: _entries("attack"),
     "data": _data,
     "partitions": _partitions,
     "runs": _runs,

@@ -53,6 +53,7 @@ def plan(simulation: Any, where: str = "") -> str:
     rows = {
         "clients": f"{config.per_round} of {top.clients} a round, {o.local_steps} steps of {o.batch_size}, "
         f"{top.data.partition}",
+        **({"attack": f"{top.attack} of {top.clients} clients"} if top.attack else {}),
         "model": f"{config.model.name}: {sent:,} weights sent" + (f", {still:,} never" if still else ""),
         "uplink": f"{most_up}{size(up)} a client ({top.codec})"
         + (f", float32 would be {size(4 * sent)}" if up < 4 * sent else ""),

@@ -34,6 +34,7 @@ class Setup:
     downlink: PackedCodec
     lr: float
     rounds: int = 1
+    attackers: frozenset[int] = frozenset()  # partitions; known in simulation only
 
 
 class PackedStrategy(Strategy, ABC):

@@ -1,0 +1,138 @@
+"""Where an attack acts: on a client's data, in a mod inside its encode mod, or in a grid that sees every honest reply.
+
+Data and own attacks work wherever a client runs. Omniscient ones need `AttackedGrid`, which exists in simulation only.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import final
+
+import numpy as np
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp.typing import ClientAppCallable, Mod
+from flwr.serverapp import Grid
+
+from fedq.attacks import Attackers
+from fedq.attacks.base import DataAttack, OmniscientAttack, OwnAttack, Seen, Wire
+from fedq.data import Examples
+from fedq.errors import FedqError
+from fedq.kernels import records
+from fedq.rng import rng
+from fedq.strategies.base import arrays_of, train_loss
+from fedq.strategies.sampling import nodes
+
+Poison = Callable[[int, Examples], Examples]
+
+
+def poison(who: Attackers | None, classes: int) -> Poison | None:
+    """What a data attack makes of a partition's examples; None for other attacks."""
+    if who is None or not isinstance(who.attack, DataAttack):
+        return None
+    labels, partitions = who.attack.labels, who.partitions
+    return lambda k, examples: Examples(examples.x, labels(examples.y, classes)) if k in partitions else examples
+
+
+def mods(who: Attackers | None, wire: Wire, *, simulated: bool = True) -> list[Mod]:
+    """The mod of an own attack, none for others. FedqError FQ105 for an omniscient one outside simulation."""
+    if who is not None and isinstance(who.attack, OmniscientAttack) and not simulated:
+        raise FedqError(
+            "FQ105",
+            f"`{who.name}` sees every client's reply, which exists in simulation only",
+            key="attack",
+            hint="deployed clients can make: stall, sign_flip, random, gaussian, label_flip",
+        )
+    return [_mod(who.attack, who.partitions, wire)] if who and isinstance(who.attack, OwnAttack) else []
+
+
+def attacked(grid: Grid, who: Attackers | None, wire: Wire) -> Grid:
+    """The grid with an omniscient attack on it, or as it is."""
+    if who is None or not isinstance(who.attack, OmniscientAttack):
+        return grid
+    return AttackedGrid(grid, who.attack, who.partitions, wire)
+
+
+def _mod(attack: OwnAttack, partitions: frozenset[int], wire: Wire) -> Mod:
+    def mod(message: Message, context: Context, call: ClientAppCallable) -> Message:
+        partition, round_ = int(context.node_config["partition-id"]), _round(message)
+        reply = call(message, context)
+        if partition in partitions and reply.has_content():
+            start, sent = records.to_arrays(arrays_of(message)), records.to_arrays(arrays_of(reply))  # type: ignore[arg-type]
+            random = rng(wire.seed, "attack", round_, partition)
+            forged = attack.forge(wire.update(sent, start), start, wire, random)
+            reply.content["arrays"] = records.to_record(wire.sent(forged, start))
+        return reply
+
+    return mod
+
+
+@final
+class AttackedGrid(Grid):
+    """Any simulation grid, with the train replies of some partitions forged from those of all others.
+
+    Attackers are not trained. Honest clients go first; replies come in the order of the messages; nothing is kept
+    between rounds. In a round without any honest reply the attackers have nothing to go by, and train.
+    """
+
+    def __init__(self, grid: Grid, attack: OmniscientAttack, partitions: frozenset[int], wire: Wire) -> None:
+        self._grid, self._attack, self._partitions, self._wire = grid, attack, partitions, wire
+
+    @property
+    def run(self):  # type: ignore[no-untyped-def] # noqa: D102 - Flower's Run is private
+        return self._grid.run
+
+    def set_run(self, run) -> None:  # type: ignore[no-untyped-def]
+        """Set the inner grid's run."""
+        self._grid.set_run(run)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The inner grid's nodes."""
+        return self._grid.get_node_ids()
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message of the inner grid."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Not offered: attackers need the replies of one whole exchange."""
+        raise NotImplementedError("an attacked round is one exchange: use send_and_receive")
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Not offered: see `push_messages`."""
+        raise NotImplementedError("an attacked round is one exchange: use send_and_receive")
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Honest replies first, then every reply in the order of the messages."""
+        messages, place = list(messages), {node: k for k, node in enumerate(nodes(self._grid))}
+        bad = [m for m in messages if m.metadata.message_type == "train" and _node(m) in self._attacking(place)]
+        good = [m for m in messages if m not in bad]
+        replies = {r.metadata.src_node_id: r for r in self._grid.send_and_receive(good, timeout=timeout)}
+        honest = [r for r in replies.values() if r.has_content()]
+        if bad and honest:
+            replies |= {_node(m): r for m, r in zip(bad, self._forged(bad, honest, place), strict=True)}
+        elif bad:
+            replies |= {r.metadata.src_node_id: r for r in self._grid.send_and_receive(bad, timeout=timeout)}
+        yield from (replies[_node(m)] for m in messages)
+
+    def _attacking(self, place: dict[int, int]) -> set[int]:
+        return {node for node, k in place.items() if k in self._partitions}
+
+    def _forged(self, bad: Sequence[Message], honest: Sequence[Message], place: dict[int, int]) -> Iterator[Message]:
+        start = records.to_arrays(arrays_of(bad[0]))  # type: ignore[arg-type]
+        update = self._attack.forge(Seen(self._wire, start, [arrays_of(r) for r in honest]), len(bad))
+        sent = self._wire.sent(update, start)
+        losses, examples = zip(*(train_loss(r) for r in honest), strict=True)
+        metrics = MetricRecord({"num-examples": int(np.median(examples)), "train-loss": float(np.median(losses))})
+        for message in bad:
+            where = (_round(message), place[_node(message)])
+            packed = records.encode(sent, self._wire.codec, self._wire.seed, "up", *where)
+            content = RecordDict({"arrays": packed, "metrics": metrics})
+            yield Message(content, reply_to=message)
+
+
+def _node(message: Message) -> int:
+    return message.metadata.dst_node_id
+
+
+def _round(message: Message) -> int:
+    return int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]

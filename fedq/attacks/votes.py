@@ -1,0 +1,105 @@
+"""Attacks on votes: all attackers send the same, chosen against the honest plurality and the model of the round."""
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, final
+
+import numpy as np
+from flwr.app import Array
+
+from fedq.attacks.base import F32, OmniscientAttack, OwnAttack, Seen, Wire
+from fedq.kernels.plurality import agreement, likeliest, plurality, rows_of, unpacked
+from fedq.kernels.records import Arrays
+
+LEAST_SETTLED = 0.3  # of the weights; 30 % fool a reference made of all votes
+
+
+@final
+class Inverse(OmniscientAttack):
+    """Minus the honest plurality, the same from every attacker: the attack of FedVote's released code."""
+
+    needs: ClassVar[Literal["votes"]] = "votes"
+
+    def forge(self, seen: Seen, attackers: int) -> Arrays:
+        """Minus the honest plurality."""
+        return {n: -v for n, v in _plurality(seen).items()}
+
+
+@final
+class Mimic(OmniscientAttack):
+    """The model's own vote, but minus the honest plurality on the 30 % of weights that are least settled."""
+
+    needs: ClassVar[Literal["soft votes"]] = "soft votes"
+
+    def forge(self, seen: Seen, attackers: int) -> Arrays:
+        """The vote of the model, turned where |m| is smallest."""
+        return _turned(seen, LEAST_SETTLED)
+
+
+@final
+class Camouflage(OmniscientAttack):
+    """As mimic, with as many weights turned as make its agreement with the model the median of the honest clients'.
+
+    Made against filters on that agreement: no attacker stands out on either side.
+    """
+
+    needs: ClassVar[Literal["soft votes"]] = "soft votes"
+
+    def forge(self, seen: Seen, attackers: int) -> Arrays:
+        """The vote of the model, turned on the share of weights found by bisection: agreement falls with it."""
+        wanted = float(np.median([_agreement(seen, sent) for sent in seen.honest]))
+        low, high = 0.0, 1.0
+        for _ in range(20):
+            middle = (low + high) / 2
+            agrees = _mean_equal(_turned(seen, middle), _model(seen))
+            low, high = (middle, high) if agrees > wanted else (low, middle)
+        return _turned(seen, high)
+
+
+@final
+class Stall(OwnAttack):
+    """The vote of the model that it was sent: the vote shall not move. Made against filters on low agreement."""
+
+    needs: ClassVar[Literal["soft votes"]] = "soft votes"
+
+    def forge(self, own: Arrays, start: Arrays, wire: Wire, random: np.random.Generator) -> Arrays:
+        """The most likely symbol of each weight of `start`."""
+        return _each(start, lambda m: unpacked(likeliest(m, _planes(wire)), m.size).reshape(m.shape))
+
+
+def _plurality(seen: Seen) -> Arrays:
+    codec = seen.wire.codec
+
+    def of(name: str, like: F32) -> F32:
+        rows = [rows_of(codec, sent[name]) for sent in seen.honest]
+        return unpacked(plurality(rows, like.size), like.size).reshape(like.shape)
+
+    return {n: of(n, x) for n, x in seen.start.items()}
+
+
+def _model(seen: Seen) -> Arrays:
+    return _each(seen.start, lambda m: unpacked(likeliest(m, _planes(seen.wire)), m.size).reshape(m.shape))
+
+
+def _turned(seen: Seen, share: float) -> Arrays:
+    """The vote of the model, and minus the honest plurality on a `share` of all weights, those of smallest |m|."""
+    honest, model = _plurality(seen), _model(seen)
+    limit = np.quantile(np.concatenate([np.abs(m).ravel() for m in seen.start.values()]), share)
+    return {n: np.where(np.abs(m) < limit, -honest[n], model[n]) for n, m in seen.start.items()}
+
+
+def _agreement(seen: Seen, sent: Mapping[str, Array]) -> float:
+    codec, planes = seen.wire.codec, _planes(seen.wire)
+    same = sum(agreement(rows_of(codec, sent[n]), likeliest(m, planes), m.size) for n, m in seen.start.items())
+    return same / sum(m.size for m in seen.start.values())
+
+
+def _mean_equal(a: Arrays, b: Arrays) -> float:
+    return sum(int((a[n] == b[n]).sum()) for n in a) / sum(x.size for x in a.values())
+
+
+def _planes(wire: Wire) -> int:
+    return 2 if wire.codec.name.startswith("ternary") else 1
+
+
+def _each(arrays: Arrays, f: Callable[[F32], F32]) -> Arrays:
+    return {n: f(x) for n, x in arrays.items()}
