@@ -1,4 +1,4 @@
-"""Every attack does what it claims, on the wire; specs are checked; attacked runs resume, with any number of workers."""
+"""Every attack does what it claims, on the wire; specs are checked; attacked runs resume, for any number of workers."""
 
 import json
 from collections.abc import Callable
@@ -97,6 +97,15 @@ def test_camouflage_agrees_with_the_model_as_much_as_the_median_client() -> None
     model = np.where(flat(start) > 0, 1, -1)
     agree = [np.mean(flat(h) == model) for h in honest]
     assert abs(np.mean(flat(bad[0]) == model) - np.median(agree)) < 0.002
+
+
+def test_crowd_is_as_near_as_honest_clients() -> None:
+    """Agreement of two attackers and of attackers with the model: at the honest medians, moved by the margin."""
+    start, bad, honest, _ = told("crowd:4", **{"model.hidden": [128]})
+    model, crowd = np.where(flat(start) > 0, 1, -1), [flat(sent) for sent in bad]
+    near = [max(np.mean(flat(h) == flat(g)) for g in honest if g is not h) for h in honest]
+    assert abs(np.mean(crowd[0] == crowd[1]) - np.median(near) - 0.02) < 0.02
+    assert np.mean(crowd[0] == model) < np.median([np.mean(flat(h) == model) for h in honest])
 
 
 def test_stall_sends_the_model() -> None:

@@ -18,6 +18,7 @@ ATTACKS: dict[str, str] = {
     "inverse": "fedq.attacks.votes:Inverse",
     "mimic": "fedq.attacks.votes:Mimic",
     "camouflage": "fedq.attacks.votes:Camouflage",
+    "crowd": "fedq.attacks.votes:Crowd",
     "stall": "fedq.attacks.votes:Stall",
     "sign_flip": "fedq.attacks.own:SignFlip",
     "random": "fedq.attacks.own:Random",

@@ -7,9 +7,10 @@ import numpy as np
 from flwr.app import Array
 
 from fedq.attacks.base import F32, OmniscientAttack, OwnAttack, Seen, Wire
-from fedq.kernels.plurality import agreement, likeliest, plurality, rows_of, unpacked
+from fedq.kernels.plurality import Rows, agreement, likeliest, plurality, rows_of, unpacked
 from fedq.kernels.records import Arrays
 
+MARGIN = 0.02  # what the weighting `plausible` allows in any case
 LEAST_SETTLED = 0.3  # of the weights; 30 % fool a reference made of all votes
 
 
@@ -47,12 +48,25 @@ class Camouflage(OmniscientAttack):
     def forge(self, seen: Seen, attackers: int) -> Arrays:
         """The vote of the model, turned on the share of weights found by bisection: agreement falls with it."""
         wanted = float(np.median([_agreement(seen, sent) for sent in seen.honest]))
-        low, high = 0.0, 1.0
-        for _ in range(20):
-            middle = (low + high) / 2
-            agrees = _mean_equal(_turned(seen, middle), _model(seen))
-            low, high = (middle, high) if agrees > wanted else (low, middle)
-        return _turned(seen, high)
+        return _turned(seen, _share(seen, lambda agrees: agrees > wanted))
+
+
+@final
+class Crowd(OmniscientAttack):
+    """As camouflage, but each attacker rounds at random, so that no two are nearer than honest clients are.
+
+    Made against the weighting `plausible`: both agreements are at its medians, moved by its whole margin.
+    """
+
+    needs: ClassVar[Literal["soft votes"]] = "soft votes"
+
+    def forge(self, seen: Seen, attackers: int) -> Arrays:
+        """A turned vote of the model, softened to s: two of them agree in (1 + s^2) / 2 of all coordinates."""
+        near = float(np.median(_nearest(seen))) + MARGIN
+        s = np.sqrt(max(2 * near - 1, 0))
+        wanted = float(np.median([_agreement(seen, sent) for sent in seen.honest])) - MARGIN
+        share = _share(seen, lambda agrees: (1 - s) / 2 + s * agrees > wanted)
+        return _each(_turned(seen, share), lambda v: np.float32(s) * v)
 
 
 @final
@@ -85,6 +99,27 @@ def _turned(seen: Seen, share: float) -> Arrays:
     honest, model = _plurality(seen), _model(seen)
     limit = np.quantile(np.concatenate([np.abs(m).ravel() for m in seen.start.values()]), share)
     return {n: np.where(np.abs(m) < limit, -honest[n], model[n]) for n, m in seen.start.items()}
+
+
+def _share(seen: Seen, too_much: Callable[[float], bool]) -> float:
+    """The share of weights to turn at which the agreement with the model stops being too much, by bisection."""
+    low, high, model = 0.0, 1.0, _model(seen)
+    for _ in range(16):
+        middle = (low + high) / 2
+        enough = not too_much(_mean_equal(_turned(seen, middle), model))
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def _nearest(seen: Seen) -> list[float]:
+    """The agreement of each honest client with the one nearest to it."""
+    codec, d = seen.wire.codec, sum(m.size for m in seen.start.values())
+    ballots = [[(rows_of(codec, sent[n]), m.size) for n, m in seen.start.items()] for sent in seen.honest]
+
+    def same(a: list[tuple[Rows, int]], b: list[tuple[Rows, int]]) -> float:
+        return sum(agreement(x, y, size) for (x, size), (y, _) in zip(a, b, strict=True)) / d
+
+    return [max((same(a, b) for b in ballots if b is not a), default=1.0) for a in ballots]
 
 
 def _agreement(seen: Seen, sent: Mapping[str, Array]) -> float:

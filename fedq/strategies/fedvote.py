@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fedq.errors import FedqError
 from fedq.kernels import records
-from fedq.kernels.plurality import votes
+from fedq.kernels.plurality import Rows, votes
 from fedq.kernels.records import Arrays
 from fedq.options import Options
 from fedq.rng import rng
@@ -32,15 +32,15 @@ class FedVote(PackedStrategy):
         """`[strategy]` keys of `fedvote`."""
 
         clip: float = Field(1e-4, gt=0, lt=1, description="votes are clipped to [-1 + clip, 1 - clip]")
-        weighting: Literal["uniform", "reputation", "filtered", "median"] = Field(
+        weighting: Literal["uniform", "reputation", "filtered", "plausible"] = Field(
             "uniform",
             description="uniform; reputation (the paper's: by smoothed credibility); filtered (the released code's: 0 "
-            "below the mean); median (ours: 0 for credibility far from the median, either way)",
+            "below the mean); plausible (ours: 0 for implausible votes)",
         )
-        reference: Literal["all", "honest", "broadcast"] = Field(
-            "all",
-            description="what credibility agrees with: the plurality of all votes; of the honest ones (an oracle); "
-            "the model that the round began with",
+        reference: Literal["all", "honest", "broadcast"] | None = Field(
+            None,
+            description="what credibility agrees with: the plurality of all votes, of the honest ones (an oracle), or "
+            "the model that the round began with; broadcast for plausible, else all",
         )
 
     def __init__(self, setup: Setup, options: Any) -> None:
@@ -54,7 +54,7 @@ class FedVote(PackedStrategy):
                 hint="use --codec binary, ternary or ternary_base3",
             )
         self._limit = np.float32(1 - options.clip)
-        self._reputation, self._weights = reputation.Reputation(), dict[int, float]()
+        self._nu, self._weights = dict[int, float](), dict[int, float]()
         if options.weighting != "uniform":
             self._check_credibility()
 
@@ -86,25 +86,29 @@ class FedVote(PackedStrategy):
         fold = Fold(self.codec, self.current)
         if not kept:
             return fold
-        reference = self._reference(round_, kept)
-        cr = {
-            k: reputation.credibility(self.codec, arrays_of(r), reference, self.current) for k, r in kept.items()
-        }  # B1
-        nu = self._reputation.updated(cr)
-        weights = reputation.weights(self.options.weighting, nu, np.array(list(cr.values())))
-        self._weights = dict(zip(kept, weights.tolist(), strict=True))
+        d, ballots = sum(x.size for x in self.current.values()), self._ballots(kept)
+        cr = reputation.credibility(list(ballots.values()), self._reference(round_, ballots), d)  # B1
+        self._nu = reputation.smoothed(self._nu, dict(zip(kept, cr.tolist(), strict=True)))  # B2
+        nu = np.array([self._nu[k] for k in kept])
+        seen = reputation.Round(nu, cr, lambda: reputation.pairs(list(ballots.values()), d))
+        lambda_ = reputation.weights(self.options.weighting, seen)
+        self._weights = dict(zip(kept, lambda_.tolist(), strict=True))
         for k, reply in kept.items():
             if self._weights[k]:
                 fold.add(reply, self._weights[k])
         return fold
 
-    def _reference(self, round_: int, kept: Mapping[int, Message]) -> reputation.Reference:
-        if self.options.reference == "broadcast":
+    def _ballots(self, kept: Mapping[int, Message]) -> dict[int, Rows]:
+        return {k: reputation.ballot(self.codec, arrays_of(r), self.current) for k, r in kept.items()}
+
+    def _reference(self, round_: int, ballots: Mapping[int, Rows]) -> Rows:
+        kind = self.options.reference or ("broadcast" if self.options.weighting == "plausible" else "all")
+        if kind == "broadcast":
             sent = self._packed(records.to_record(self.current), round_)
-            return reputation.by_model(self.codec, records.to_arrays(sent))
-        bad = self.setup.attackers if self.options.reference == "honest" else frozenset[int]()
-        voters = [arrays_of(r) for k, r in kept.items() if k not in bad]
-        return reputation.by_votes(self.codec, voters or [arrays_of(r) for r in kept.values()], self.current)
+            return reputation.model_ballot(self.codec, records.to_arrays(sent))
+        bad = self.setup.attackers if kind == "honest" else frozenset[int]()
+        honest = [b for k, b in ballots.items() if k not in bad]
+        return reputation.plurality_ballot(honest or list(ballots.values()))
 
     def _check_credibility(self) -> None:
         if not votes(self.codec):
@@ -124,17 +128,17 @@ class FedVote(PackedStrategy):
 
     def state(self) -> dict[str, Any]:
         """Smoothed credibility by partition."""
-        return {"nu": {str(k): nu for k, nu in self._reputation.nu.items()}} if self._reputation.nu else {}
+        return {"nu": {str(k): nu for k, nu in self._nu.items()}} if self._nu else {}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
-        self._reputation.nu = {int(k): float(nu) for k, nu in state.get("nu", {}).items()}
+        self._nu = {int(k): float(nu) for k, nu in state.get("nu", {}).items()}
 
     def shown(self) -> dict[str, Any]:
         """Smoothed credibility of every client seen so far, and the weights of the last round, by partition."""
         if self.options.weighting == "uniform":
             return {}
-        return {"credibility": _rounded(self._reputation.nu), "weight": _rounded(self._weights)}
+        return {"credibility": _rounded(self._nu), "weight": _rounded(self._weights)}
 
     def deployed(self, arrays: Arrays) -> Arrays:
         """The most likely symbol of each weight (F12): its sign, with 0 to -1; ternary ones are 0 up to 1/2."""
