@@ -189,6 +189,12 @@ def test_other_strategies_are_attacked(name: str) -> None:
     check_strategy("fedavg", attack=f"{name}:0.3", codec="qsgd4", per_round=6)
 
 
+@pytest.mark.parametrize("name", ["alie", "sign_flip", "random"])
+def test_shared_scales_are_attacked(name: str) -> None:
+    """TernGrad's second exchange: the clients' scales instead of a model."""
+    check_strategy("terngrad", attack=f"{name}:3")
+
+
 def test_who_attacks() -> None:
     assert len(attackers("inverse:10", 31, 0).partitions) == 10
     assert len(attackers("inverse:0.3", 31, 0).partitions) == 9

@@ -54,8 +54,8 @@ def deviations(clients: int, attackers: int) -> float:
 
 
 def _mean(seen: Seen) -> Arrays:
-    total = {n: np.zeros(x.shape, np.float32) for n, x in seen.start.items()}
-    for k in range(len(seen.honest)):
+    total = {n: u.copy() for n, u in seen.update(0).items()}
+    for k in range(1, len(seen.honest)):
         for n, u in seen.update(k).items():
             total[n] += u
     return {n: t / np.float32(len(seen.honest)) for n, t in total.items()}

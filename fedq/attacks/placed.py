@@ -123,9 +123,11 @@ class AttackedGrid(Grid):
         sent = self._wire.sent(update, start)
         losses, examples = zip(*(train_loss(r) for r in honest), strict=True)
         metrics = MetricRecord({"num-examples": int(np.median(examples)), "train-loss": float(np.median(losses))})
+        shared = bad[0].content.array_records.get("side")
+        side = records.to_arrays(shared) if shared else None
         for message in bad:
             where = (_round(message), place[_node(message)])
-            packed = records.encode(sent, self._wire.codec, self._wire.seed, "up", *where)
+            packed = records.encode(sent, self._wire.codec, self._wire.seed, "up", *where, side=side)
             content = RecordDict({"arrays": packed, "metrics": metrics})
             yield Message(content, reply_to=message)
 

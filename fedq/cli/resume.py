@@ -16,7 +16,7 @@ def resume(
 ) -> int:
     """Go on with a run that was stopped; its bits are those of an uninterrupted run.
 
-    Example: fedq resume runs/fedvote-digits-s0-4e9a38
+    Example: fedq resume runs/fedvote-digits-s0-cfe3d1
     """
     from fedq.cli.playing import play_on_screen
     from fedq.simulation import reopen
