@@ -151,9 +151,9 @@ def test_label_flip_trains_on_mirrored_labels() -> None:
     bad = attackers("label_flip:4", CLIENTS, 0).partitions
     spoiled, clean = playing("label_flip:4").trainer._shards, playing(None).trainer._shards
     for k in range(CLIENTS):
-        y = clean.training(k).y
-        assert np.array_equal(spoiled.training(k).y, 9 - y if k in bad else y)
-        assert np.array_equal(spoiled.training(k).x, clean.training(k).x)
+        dirty, true = (shards.taken(k, shards.training(k)) for shards in (spoiled, clean))
+        assert np.array_equal(dirty.y, 9 - true.y if k in bad else true.y)
+        assert np.array_equal(dirty.x, true.x)
     _, sent, _, own = told("label_flip:4")
     assert all(not np.array_equal(flat(a), flat(b)) for a, b in zip(sent, own, strict=True))
 

@@ -25,9 +25,8 @@ def measured(rule: str, seed: int) -> dict[str, float]:
     """How often skewed clients are dropped, and the accuracy on labels that few hold."""
     base = flatten(tomllib.loads((HERE / "grid.toml").read_text())["base"])
     simulation = build(make_config({**base, "seed": seed, "strategy.weighting": rule, "evaluate.every": 20}))
-    labels_KC = np.stack(
-        [np.bincount(simulation.trainer._shards.training(k).y, minlength=10) for k in range(base["clients"])]
-    )
+    y, shards = simulation.data.train.y, simulation.trainer._shards
+    labels_KC = np.stack([np.bincount(y[shards.training(k)], minlength=10) for k in range(base["clients"])])
     skew = np.abs(labels_KC / labels_KC.sum(1, keepdims=True) - 0.1).sum(1) / 2
     spread = (labels_KC / labels_KC.sum(0)) ** 2
     rare = np.argsort(1 / spread.sum(0))[:3]
