@@ -23,12 +23,19 @@ from fedq.errors import FedqError, nearest
 from fedq.kernels import codec
 from fedq.models import MODELS, model
 from fedq.options import Options
+from fedq.participation import PARTICIPATION, participation
 from fedq.settings import Setting, Settings, flatten, nest, read_toml
 from fedq.strategies import STRATEGIES, strategy
 
 V = TypeVar("V")
 
-PARTS = {"strategy": (strategy, STRATEGIES), "client": (client, CLIENTS), "model": (model, MODELS)}
+PARTS = {
+    "strategy": (strategy, STRATEGIES),
+    "client": (client, CLIENTS),
+    "model": (model, MODELS),
+    "participation": (participation, PARTICIPATION),
+}
+FIXED = ("full", "uniform")  # participation in which the same number of clients comes in every round
 NOT_HASHED = {"data.dir", "workers"}  # they change where a run happens, never its bits
 
 
@@ -48,7 +55,7 @@ class DataOptions(Options):
         description="a data set: digits, mnist, fashion_mnist, cifar10 or owner/name of the hub",
     )
     dir: str = Field("", description="a folder in the hub's layout to read it from")
-    partition: str = Field("dirichlet:0.5", description="iid or dirichlet:ALPHA")
+    partition: str = Field("dirichlet:0.5", description="iid, dirichlet:ALPHA or fedau:ALPHA")
     holdout: float = Field(0.2, gt=0, lt=1, description="share held out for testing where there is no test split")
     scale: Literal["standard", "unit"] = Field(
         "standard",
@@ -97,11 +104,12 @@ class RunConfig:
     strategy: Part
     client: Part
     model: Part
+    participation: Part
     origins: Settings = field(default_factory=dict, compare=False, repr=False)  # where the user gave each key
 
     @property
     def per_round(self) -> int:
-        """Clients that take part in a round."""
+        """Clients that take part in a round, at most."""
         return self.top.per_round or self.top.clients
 
     def as_dict(self) -> dict[str, Any]:
@@ -109,6 +117,8 @@ class RunConfig:
         top = self.top.model_dump(mode="json", exclude_none=True)
         sections = {k: top.pop(k) for k in ("data", "evaluate")}
         parts = {k: getattr(self, k) for k in PARTS}
+        if self.participation.name in FIXED:
+            del parts["participation"]  # per_round says it
         named = {k: {"name": p.name, **p.options.model_dump(mode="json", exclude_none=True)} for k, p in parts.items()}
         return {**top, **named, **sections}
 
@@ -126,7 +136,7 @@ class RunConfig:
     def with_(self, **changes: Any) -> "RunConfig":
         """A copy with some keys changed; write dots as double underscores: `cfg.with_(seed=1, client__lr=0.1)`.
 
-        A new strategy, client or model starts from its own defaults.
+        A new strategy, client, model or participation starts from its own defaults.
         """
         given = named(flatten({k.replace("__", "."): v for k, v in changes.items()}))
         now = flatten(self.as_dict())
@@ -166,6 +176,7 @@ def resolve(settings: Settings) -> RunConfig:
     chosen = _attempt([], name, lambda: strategy(name.value))
     defaults = flatten(chosen.defaults) if chosen else {"client.name": "sgd", "codec": "float32"}
     merged = {"client.name": Setting("sgd"), "model.name": Setting("mlp"), "strategy.name": name}
+    merged["participation.name"] = Setting("uniform" if "per_round" in settings else "full")
     merged |= {k: Setting(v) for k, v in defaults.items() if not _overridden(k, settings, defaults)} | dict(settings)
     parts = {part: _part(part, merged, errors) for part in PARTS}
     top = _checked(Scalars, "", {k: s for k, s in merged.items() if k.split(".")[0] not in PARTS}, errors)
@@ -180,17 +191,7 @@ def resolve(settings: Settings) -> RunConfig:
         _attempt(errors, merged.get("data.augment", Setting("")), lambda: augmentation(top.data.augment))
         if top.attack is not None:
             _attempt(errors, merged["attack"], lambda: parse_attack(top.attack or ""))
-        if top.per_round is not None and top.per_round > top.clients:
-            given = merged["per_round"]
-            errors.append(
-                FedqError(
-                    "FQ105",
-                    f"{top.per_round} clients per round, but there are {top.clients} clients",
-                    where=given.where,
-                    from_file=given.from_file,
-                    hint="raise --clients or lower --per-round",
-                )
-            )
+        _check_per_round(top, merged, errors)
     if errors:
         errors[0].also = tuple(errors[1:])
         raise errors[0]
@@ -198,6 +199,8 @@ def resolve(settings: Settings) -> RunConfig:
     if top.per_round == top.clients:
         top = top.model_copy(update={"per_round": None})
     made = {name: part for name, part in parts.items() if part}
+    if made["participation"].name in FIXED and top.per_round is None:
+        made["participation"] = Part("full", participation("full").Options())
     return RunConfig(top=top, **made, origins=merged)
 
 
@@ -223,6 +226,22 @@ def _overridden(key: str, settings: Settings, defaults: Mapping[str, Any]) -> bo
     """Whether the user chose another client, so that the strategy's settings for its own do not apply."""
     theirs = settings.get("client.name")
     return key.startswith("client.") and theirs is not None and theirs.value != defaults.get("client.name", "sgd")
+
+
+def _check_per_round(top: Scalars, merged: Settings, errors: list[FedqError]) -> None:
+    """A number of clients per round that cannot be, or that its participation does not go with."""
+    given, name = merged.get("per_round", Setting(None)), merged["participation.name"]
+    wrong, hint = "", ""
+    if top.per_round is not None and top.per_round > top.clients:
+        wrong = f"{top.per_round} clients per round, but there are {top.clients} clients"
+        hint = "raise --clients or lower --per-round"
+    elif top.per_round is not None and name.value != "uniform" and name.value in PARTICIPATION:
+        wrong = f"{top.per_round} clients per round, but participation `{name.value}` says itself who comes"
+        hint = "leave --per-round out, or use --participation uniform"
+    elif top.per_round is None and name.value == "uniform":
+        wrong, hint, given = "participation `uniform` of how many clients?", "give --per-round", name
+    if wrong:
+        errors.append(FedqError("FQ105", wrong, where=given.where, from_file=given.from_file, hint=hint))
 
 
 def _part(part: str, merged: Settings, errors: list[FedqError]) -> Part | None:

@@ -1,7 +1,7 @@
 """Counts the bytes of every message, both ways: the lengths of the payloads that were really sent, nothing computed."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import final
 
 from flwr.app import Message, RecordDict
@@ -82,7 +82,7 @@ class MeteredGrid(Grid):
         """Pull and count."""
         return self._incoming(self._grid.pull_messages(message_ids))
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Generator[Message]:
         """Send, receive and count, in a stream."""
         return self._incoming(self._grid.send_and_receive(self._outgoing(messages), timeout=timeout))
 
@@ -91,7 +91,7 @@ class MeteredGrid(Grid):
             self.ledger.sent(message)
             yield message
 
-    def _incoming(self, replies: Iterable[Message]) -> Iterator[Message]:
+    def _incoming(self, replies: Iterable[Message]) -> Generator[Message]:
         for reply in replies:
             self.ledger.received(reply)
             yield reply

@@ -18,6 +18,7 @@ GROUPS = {
     "model": "models",
     "data set": "data",
     "attack": "attacks",
+    "participation": "participation",
 }
 
 

@@ -6,6 +6,7 @@ arrives, the strategy folds it, the ledger has counted both ways, the server eva
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from time import perf_counter
@@ -17,8 +18,7 @@ from fedq.errors import FedqError
 from fedq.kernels import records
 from fedq.kernels.records import Arrays
 from fedq.ledger import MeteredGrid
-from fedq.strategies.base import PackedStrategy
-from fedq.strategies.sampling import nodes
+from fedq.strategies.base import PackedStrategy, nodes
 
 log = logging.getLogger("fedq")
 
@@ -82,7 +82,8 @@ def rounds(
     """Play rounds `first ... last` from the global model `arrays`; each record carries the next model.
 
     FedqError FQ301 or FQ302 when more than a share `tolerate` of a round's clients failed or sent malformed payloads
-    (so 0 stops at the first), FQ304 when no reply could be used. The records before stand.
+    (so 0 stops at the first), FQ304 when clients were asked and no reply could be used. The records before stand.
+    Where nobody takes part, the strategy is called all the same; the next model is what it returns, if anything.
     """
     for round_ in range(first, last + 1):
         started = perf_counter()
@@ -90,16 +91,16 @@ def rounds(
         tally = _Tally(round_)
         if asked := list(strategy.configure_query(round_, arrays, ConfigRecord(), grid)):
             tally.allowed = tolerate * len(asked)
-            answers = tally.usable(grid.send_and_receive(asked), strategy.check_query, grid)
-            strategy.aggregate_query(round_, answers)
+            with closing(grid.send_and_receive(asked)) as sent:
+                strategy.aggregate_query(round_, tally.usable(sent, strategy.check_query, grid))
             tally.clients = 0  # those of the round are counted by their updates
         messages = list(strategy.configure_train(round_, arrays, ConfigRecord(), grid))
         tally.allowed = tolerate * len(asked or messages)
-        replies = tally.usable(grid.send_and_receive(messages), strategy.check_reply, grid)
-        mean, metrics = strategy.aggregate_train(round_, replies)
-        if mean is None:
+        with closing(grid.send_and_receive(messages)) as sent:  # here, whatever happens, and not in a client's thread
+            mean, metrics = strategy.aggregate_train(round_, tally.usable(sent, strategy.check_reply, grid))
+        if mean is None and (asked or messages):
             raise FedqError("FQ304", f"no reply could be used in round {round_}", hint=f"the last: {tally.why}")
-        arrays = mean
+        arrays = arrays if mean is None else mean
         up, down = grid.ledger.totals("query", "train")
         due = round_ % evaluation.every == 0 or round_ == last
         yield RoundRecord(
@@ -130,7 +131,7 @@ class _Tally:
     clients: int = 0
     failed: int = 0
     rejected: int = 0
-    why: str = "no client was sampled"
+    why: str = ""
 
     def usable(
         self, replies: Iterable[Message], check: Callable[[Message], None], grid: MeteredGrid
@@ -177,8 +178,9 @@ def _client_scores(
         return {"client_accuracy": None, "client_accuracy_std": None, "evaluate_bytes": None}
     messages = list(strategy.configure_evaluate(round_, arrays, ConfigRecord(), grid))
     tally = _Tally(round_, allowed=tolerate * len(messages))
-    replies = tally.usable(grid.send_and_receive(messages), strategy.check_evaluation, grid)
-    found: Mapping[str, Any] = strategy.aggregate_evaluate(round_, replies) or {}
+    with closing(grid.send_and_receive(messages)) as sent:
+        usable = tally.usable(sent, strategy.check_evaluation, grid)
+        found: Mapping[str, Any] = strategy.aggregate_evaluate(round_, usable) or {}
     return {
         "client_accuracy": found.get("client-accuracy"),
         "client_accuracy_std": found.get("client-accuracy-std"),

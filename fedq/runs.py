@@ -212,7 +212,7 @@ class Run:
             "seed": config["seed"],
             "rounds": len(lines),
             "clients": config["clients"],
-            "per_round": config.get("per_round", config["clients"]),
+            "per_round": config.get("per_round", None if "participation" in config else config["clients"]),
             "status": self.status,
             "weights_sha256": about.get("weights_sha256"),
             "run_dir": str(self.path),

@@ -21,18 +21,18 @@ from fedq.clients.local import LocalAlgorithm
 from fedq.clients.trainer import Shards, Trainer
 from fedq.config import RunConfig, blaming, make_config, resolve
 from fedq.data import Dataset, Inputs, load
-from fedq.data.partition import partition
+from fedq.data.partition import label_shares, partition
 from fedq.errors import FedqError
 from fedq.grids import LocalGrid
 from fedq.kernels import codec, records
 from fedq.kernels.records import Arrays
 from fedq.ledger import Ledger, MeteredGrid
 from fedq.models.network import Blueprint
+from fedq.participation import Population, participation
 from fedq.rounds import Evaluation, RoundRecord, rounds
 from fedq.runs import Run, open_run
 from fedq.settings import read_toml
 from fedq.strategies import PackedStrategy, Setup, strategy
-from fedq.strategies.sampling import Sampling
 from fedq.until import Until
 
 log = logging.getLogger("fedq")
@@ -84,10 +84,11 @@ def build(config: RunConfig) -> Simulation:
     _flower.quiet()
     with blaming(config.origins):
         top, o = config.top, config.client.options
-        sampling = Sampling(top.seed, top.clients, config.per_round)
+        population = Population(top.seed, top.clients, top.per_round, lambda: label_shares(data.train.y, held))
+        coming = participation(config.participation.name)(population, config.participation.options)
         who = attackers(top.attack, top.clients, top.seed) if top.attack else None
         bad = who.partitions if who else frozenset[int]()
-        setup = Setup(sampling, codec(top.codec), codec(top.downlink), o.lr, top.rounds, bad)
+        setup = Setup(coming, codec(top.codec), codec(top.downlink), o.lr, top.rounds, bad)
         server: PackedStrategy = strategy(config.strategy.name)(setup, config.strategy.options)
         algorithm: LocalAlgorithm = client(config.client.name)(o)
         _check_gradients(config, server, algorithm)
@@ -95,19 +96,20 @@ def build(config: RunConfig) -> Simulation:
         if who:
             check_fit(who, wire, config.strategy.name)
         data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
+        held = partition(data.train.y, top.data.partition, top.clients, top.seed)
+        coming.probabilities()  # rates above 1 are told now
         inputs = Inputs(data, top.data.scale, top.data.augment)
         blueprint = Blueprint(config.model.name, config.model.options, inputs.shape, data.classes, top.seed)
         warned = tuple(_check_norms(config, blueprint))
         drawn = blueprint.initial_weights()
         initial = server.initial(drawn, blueprint.hidden(), top.seed)
         kept = top.evaluate.kept if top.evaluate.clients else 0.0
-        held = partition(data.train.y, top.data.partition, top.clients, top.seed)
         shards = Shards(inputs, held, kept, top.seed, poison(who, data.classes))
         batch = top.evaluate.batch_size
         trainer = Trainer(blueprint, shards, algorithm, o, sends=server.sends, evaluation_batch=batch)
     trained = sum(x.size for x in initial.values())
     workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
-    app = client_app(trainer, server.codec, top.seed, mods(who, wire))
+    app = client_app(trainer, server.codec, top.seed, [*mods(who, wire), *server.mods()])
     clients = LocalGrid(app, top.clients, workers=workers, stop=trainer.stop)
     grid = MeteredGrid(attacked(clients, who, wire), Ledger())
     return Simulation(config, data, server, initial, drawn, trainer, workers, clients, grid, warned)

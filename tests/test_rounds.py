@@ -13,9 +13,9 @@ from fedq.errors import FedqError
 from fedq.grids import LocalGrid
 from fedq.kernels import records
 from fedq.ledger import Ledger, MeteredGrid
+from fedq.participation import Population, participation
 from fedq.rounds import Evaluation, RoundRecord, rounds
 from fedq.simulation import Simulation, begin, build, play
-from fedq.strategies.sampling import Sampling
 
 Break = Callable[[Message], Message]
 
@@ -168,12 +168,13 @@ def test_evaluation_on_clients() -> None:
 
 
 def test_sampling_is_over_partitions_and_keyed() -> None:
-    sampling = Sampling(0, 1_000_000, 50)
-    chosen = sampling.partitions(3)
+    uniform = participation("uniform")
+    many, few = (uniform(Population(*of), uniform.Options()) for of in ((0, 1_000_000, 50), (1, 10, 3)))
+    chosen = many.partitions(3)
     assert len(set(chosen)) == 50
-    assert chosen == sorted(chosen) == Sampling(0, 1_000_000, 50).partitions(3)
-    assert chosen != sampling.partitions(4)
-    counts = np.bincount([k for r in range(2000) for k in Sampling(1, 10, 3).partitions(r)], minlength=10)
+    assert chosen == sorted(chosen) == many.partitions(3)
+    assert chosen != many.partitions(4)
+    counts = np.bincount([k for r in range(2000) for k in few.partitions(r)], minlength=10)
     assert abs(counts - 600).max() < 5 * np.sqrt(2000 * 0.3 * 0.7)
 
 

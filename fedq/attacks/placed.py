@@ -17,8 +17,7 @@ from fedq.data import Examples
 from fedq.errors import FedqError
 from fedq.kernels import records
 from fedq.rng import rng
-from fedq.strategies.base import arrays_of, train_loss
-from fedq.strategies.sampling import nodes
+from fedq.strategies.base import arrays_of, nodes, train_loss
 
 Poison = Callable[[int, Examples], Examples]
 

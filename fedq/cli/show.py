@@ -8,7 +8,10 @@ from typer import Argument, Option
 
 def show(
     what: Annotated[
-        str, Argument(help="strategies, codecs, clients, models, attacks, data, partitions, runs, a NAME or a RUN.")
+        str,
+        Argument(
+            help="strategies, codecs, clients, models, attacks, data, partitions, participation, runs; NAME or RUN."
+        ),
     ],
     json: Annotated[bool, Option("--json", help="Print JSON on stdout.")] = False,
     debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,

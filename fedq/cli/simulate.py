@@ -14,6 +14,7 @@ SECTION = {
     "model": "model.name",
     "clients": "clients",
     "per_round": "per_round",
+    "participation": "participation.name",
     "rounds": "rounds",
     "local_steps": "client.local_steps",
     "batch_size": "client.batch_size",
@@ -41,11 +42,14 @@ def simulate(
     model: Annotated[str | None, Option(help="mlp (default), lenet5, fedvote_lenet5 ...: fedq show models")] = None,
     clients: Annotated[int | None, Option(help="Partitions of the data, each one client; default 20.")] = None,
     per_round: Annotated[int | None, Option(help="Clients that take part in a round; default all.")] = None,
+    participation: Annotated[
+        str | None, Option(help="Who comes when: bernoulli, markov, cyclic; default full, or uniform of --per-round.")
+    ] = None,
     rounds: Annotated[int | None, Option(help="Rounds of training; default 20.")] = None,
     local_steps: Annotated[int | None, Option(help="Minibatch steps of a client in a round; default 20.")] = None,
     batch_size: Annotated[int | None, Option(help="Examples in a minibatch; default 32.")] = None,
     lr: Annotated[float | None, Option(help="Learning rate; default 0.05, 0.005 for signsgd.")] = None,
-    partition: Annotated[str | None, Option(help="iid or dirichlet:ALPHA; default dirichlet:0.5.")] = None,
+    partition: Annotated[str | None, Option(help="iid, dirichlet:ALPHA or fedau:ALPHA; default dirichlet:0.5.")] = None,
     attack: Annotated[
         str | None, Option(metavar="NAME:SHARE", help="Clients that want it to fail, inverse:10: fedq show attacks.")
     ] = None,

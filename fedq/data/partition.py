@@ -1,6 +1,7 @@
-"""Which client holds which examples, through flwr-datasets' partitioners."""
+"""Which client holds which examples: flwr-datasets' partitioners, and that of FedAU."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from fedq.rng import rng
 PARTITIONS = {
     "iid": "iid - equal shares of shuffled examples",
     "dirichlet": "dirichlet:ALPHA - each class spread over clients by a Dirichlet draw with ALPHA above 0",
+    "fedau": "fedau:ALPHA - each client draws its mix of classes by ALPHA above 0; nearly equal sizes",
 }
 
 
@@ -40,6 +42,8 @@ def partition(labels: NDArray[np.int64], spec: str, clients: int, seed: int) -> 
     from flwr_datasets import partitioner as flwr
 
     name, value = parse(spec)
+    if name == "fedau":
+        return _none_empty(by_label_mix(labels, clients, value, rng(seed, "partition")), spec)
     seed32 = int(rng(seed, "partition").integers(2**31))
     order = rng(seed, "shuffle").permutation(len(labels))
     made: Any = flwr.IidPartitioner(clients)
@@ -59,8 +63,39 @@ def partition(labels: NDArray[np.int64], spec: str, clients: int, seed: int) -> 
             shards = [np.asarray(made.load_partition(k)["index"], np.int64) for k in range(clients)]
     except (ValueError, IndexError) as error:
         raise _unmet(spec, clients, str(error)) from error
+    return _none_empty(shards, spec)
+
+
+def by_label_mix(
+    labels: NDArray[np.int64], clients: int, alpha: float, random: np.random.Generator | np.random.RandomState
+) -> list[NDArray[np.int64]]:
+    """FedAU's partition: nearly equal sizes, every example used once.
+
+    Client n draws a mix of labels q_n ~ Dir(alpha). Each label's examples, in their order, are cut among the clients
+    in proportion to their q_n[label].
+    """
+    L = int(labels.max()) + 1
+    q_NL = random.dirichlet([alpha] * L, clients)
+    ends_NL = np.cumsum(q_NL / q_NL.sum(0), axis=0)
+    pieces = []
+    for label in range(L):
+        examples = np.flatnonzero(labels == label)
+        pieces.append(np.split(examples, np.rint(ends_NL[:-1, label] * len(examples)).astype(int)))
+    return [np.concatenate(own) for own in zip(*pieces, strict=True)]
+
+
+def label_shares(labels: NDArray[np.int64], shards: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """The share of each label in each client's examples, [N, L]."""
+    counts_NL: NDArray[np.int64] = np.stack(
+        [np.bincount(labels[shard], minlength=int(labels.max()) + 1) for shard in shards]
+    )
+    shares_NL: NDArray[np.float64] = counts_NL / counts_NL.sum(1, keepdims=True)
+    return shares_NL
+
+
+def _none_empty(shards: list[NDArray[np.int64]], spec: str) -> list[NDArray[np.int64]]:
     if not all(len(shard) for shard in shards):
-        raise _unmet(spec, clients, "a client would have no example")
+        raise _unmet(spec, len(shards), "a client would have no example")
     return shards
 
 

@@ -101,6 +101,7 @@ def _registries() -> dict[str, tuple[Mapping[str, Any], Callable[[str], Any]]]:
     from fedq.clients import CLIENTS, client
     from fedq.kernels import CODECS, codec
     from fedq.models import MODELS, model
+    from fedq.participation import PARTICIPATION, participation
     from fedq.strategies import STRATEGIES, strategy
 
     return {
@@ -109,6 +110,7 @@ def _registries() -> dict[str, tuple[Mapping[str, Any], Callable[[str], Any]]]:
         "model": (MODELS, model),
         "codec": (CODECS, codec),
         "attack": (ATTACKS, attack),
+        "participation": (PARTICIPATION, participation),
     }
 
 
@@ -172,5 +174,6 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "attacks": lambda: _entries("attack"),
     "data": _data,
     "partitions": _partitions,
+    "participation": lambda: _entries("participation"),
     "runs": _runs,
 }

@@ -49,10 +49,11 @@ def plan(simulation: Any, where: str = "") -> str:
         "" if all(len(c.lengths(prod(s))) == 1 for s in shapes.values()) else "at most "
         for c in (simulation.strategy.codec, simulation.strategy.downlink)
     )
-    total = config.per_round * top.rounds
+    coming = simulation.strategy.setup.participation.probabilities().sum()
+    total = round(coming * top.rounds)
+    who = f"about {coming:.0f}" if "participation" in config.as_dict() else f"{config.per_round}"
     rows = {
-        "clients": f"{config.per_round} of {top.clients} a round, {o.local_steps} steps of {o.batch_size}, "
-        f"{top.data.partition}",
+        "clients": f"{who} of {top.clients} a round, {o.local_steps} steps of {o.batch_size}, {top.data.partition}",
         **({"attack": f"{top.attack} of {top.clients} clients"} if top.attack else {}),
         "model": f"{config.model.name}: {sent:,} weights sent" + (f", {still:,} never" if still else ""),
         "uplink": f"{most_up}{size(up)} a client ({top.codec})"

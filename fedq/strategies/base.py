@@ -5,13 +5,14 @@ model as an `ArrayRecord` of float32 payloads, and is given the replies as a str
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp.typing import Mod
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ from fedq.errors import FedqError
 from fedq.kernels import PackedCodec, Scaled, records
 from fedq.kernels.records import Arrays
 from fedq.options import Options
-from fedq.strategies.sampling import Sampling, nodes
+from fedq.participation import Participation
+from fedq.participation.uniform import drawn
 
 MOST_EXAMPLES = 2**31  # with the codecs' limit on magnitudes, sums over a million clients stay finite in float32
 
@@ -29,7 +31,7 @@ MOST_EXAMPLES = 2**31  # with the codecs' limit on magnitudes, sums over a milli
 class Setup:
     """What every strategy is told: who takes part, the codecs both ways, and the clients' learning rate."""
 
-    sampling: Sampling
+    participation: Participation
     codec: PackedCodec
     downlink: PackedCodec
     lr: float
@@ -67,12 +69,16 @@ class PackedStrategy(Strategy, ABC):
 
     # --------------------------------------------------------------------------------------------- training
 
+    def mods(self) -> Sequence[Mod]:
+        """The strategy's part on clients, around training and inside the packing."""
+        return ()
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """One message for each sampled partition, all with the same packed arrays; arguments are not written to."""
+        """One message for each partition of the round, with the same packed arrays; arguments are not written to."""
         self.current = records.to_arrays(arrays)
-        return self._messages("train", "sample", server_round, arrays, config, grid)
+        return self._messages("train", server_round, arrays, config, grid)
 
     def configure_query(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -111,7 +117,10 @@ class PackedStrategy(Strategy, ABC):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The next global model, and the mean training loss; (None, None) if there was no reply."""
+        """The next global model, and the mean training loss; None for each that there is not, for want of replies.
+
+        Called in every round, also in those for which nobody was asked: then None leaves the model as it is.
+        """
 
     # --------------------------------------------------------------------------------------------- evaluation
 
@@ -119,7 +128,7 @@ class PackedStrategy(Strategy, ABC):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One message for each partition that evaluates in this round: a sample of its own."""
-        return self._messages("evaluate", "sample-evaluate", server_round, arrays, config, grid)
+        return self._messages("evaluate", server_round, arrays, config, grid)
 
     def check_evaluation(self, reply: Message) -> None:
         """FedqError FQ302 unless the reply to an evaluate message has finite scores, or no examples."""
@@ -179,16 +188,21 @@ class PackedStrategy(Strategy, ABC):
     def _messages(
         self,
         kind: str,
-        purpose: str,
         round_: int,
         arrays: ArrayRecord,
         config: ConfigRecord,
         grid: Grid,
     ) -> list[Message]:
+        """Messages to the partitions of the round, or to those that evaluate in it."""
+        of = self.setup.participation.population
+        if kind == "evaluate":
+            partitions = drawn(of.seed, "sample-evaluate", round_, of.clients, of.per_round)
+        else:
+            partitions = self.setup.participation.partitions(round_)
         down = self._packed(arrays, round_)
         content = RecordDict({"arrays": down, "config": ConfigRecord({**config, "server-round": round_})})
         ids = nodes(grid)
-        chosen = {ids[partition]: partition for partition in self.setup.sampling.partitions(round_, purpose)}
+        chosen = {ids[partition]: partition for partition in partitions}
         if kind != "evaluate":
             self.asked = chosen
         return [Message(content, node, kind) for node in chosen]
@@ -197,7 +211,7 @@ class PackedStrategy(Strategy, ABC):
         by = self.downlink
         if all(payload.stype == by.stype for payload in arrays.values()):
             return arrays
-        return records.encode(records.to_arrays(arrays), by, self.setup.sampling.seed, "down", round_)
+        return records.encode(records.to_arrays(arrays), by, self.setup.participation.seed, "down", round_)
 
 
 class Fold:
@@ -215,9 +229,13 @@ class Fold:
         loss, n = train_loss(reply)
         self._loss, self._examples = self._loss + n * loss, self._examples + n
 
+    def sum(self) -> dict[str, NDArray[np.float32]]:
+        """The weighted sum of all replies."""
+        return {name: total.sum() for name, total in self._sums.items()}
+
     def mean(self) -> dict[str, NDArray[np.float32]]:
         """The weighted mean of all replies."""
-        return {name: total.sum() / np.float32(self._weight) for name, total in self._sums.items()}
+        return {name: total / np.float32(self._weight) for name, total in self.sum().items()}
 
     @property
     def empty(self) -> bool:
@@ -228,6 +246,12 @@ class Fold:
     def metrics(self) -> MetricRecord:
         """The training loss, each client weighted by its examples."""
         return MetricRecord({"train-loss": self._loss / self._examples})
+
+
+def nodes(grid: Grid) -> Sequence[int]:
+    """Node ids with partition k at place k: in the grid's own order if it has one, else ascending."""
+    ids = grid.get_node_ids()
+    return ids if isinstance(ids, Sequence) else sorted(ids)
 
 
 def real(codec: PackedCodec) -> PackedCodec:

@@ -63,6 +63,7 @@ class TernGrad(PackedStrategy):
         self._slots: Arrays = {}
         self._ema: Arrays = {}
         self._average: tuple[Arrays, Arrays] = ({}, {})  # levels k / N and scales s of the last round
+        self._stepped = 0  # the round of the last step: there are rounds to which nobody comes
         self._holders: frozenset[int] = frozenset()  # partitions that hold the weights before the last average
         self._sides: dict[int, Arrays] = {}  # node -> its scales
 
@@ -117,7 +118,7 @@ class TernGrad(PackedStrategy):
         t = server_round
         w, self._slots = steps.step(self.options.optimizer, self.current, g, self._slots, lr=self._lr(t), t=t)  # T8
         self._average, self._holders = (levels, scales), frozenset(self.partition_of(r) for r in seen)
-        self._ema = self._averaged(w, t)
+        self._ema, self._stepped = self._averaged(w, t), t
         return records.to_record(w), fold.metrics
 
     def deployed(self, arrays: Arrays) -> Arrays | None:
@@ -130,21 +131,22 @@ class TernGrad(PackedStrategy):
         """Optimizer, moving average, last average gradient, and who holds the weights."""
         levels, scales = self._average
         held = {"levels": levels, "scales": scales, "holders": sorted(self._holders)}
-        return {"slots": self._slots, "ema": self._ema, **held}
+        return {"slots": self._slots, "ema": self._ema, "stepped": self._stepped, **held}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self._slots, self._ema = state["slots"], state["ema"]
         self._average, self._holders = (state["levels"], state["scales"]), frozenset(state["holders"])
+        self._stepped = state["stepped"]
 
     # ------------------------------------------------------------------------------------------ helpers
 
     def _told(self, kind: str, round_: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """The round's weights: as the last average gradient to workers that hold those before, else themselves."""
-        messages = self._messages(kind, "sample", round_, arrays, config, grid)
-        if not self._localised:
+        messages = self._messages(kind, round_, arrays, config, grid)
+        if not (messages and self._localised):
             return messages
-        last = {"rule": self.options.optimizer, "lr": self._lr(round_ - 1), "step": round_ - 1}
+        last = {"rule": self.options.optimizer, "lr": self._lr(self._stepped), "step": self._stepped}
         told = ConfigRecord({**messages[0].content.config_records["config"], **last})
         whole = RecordDict({**messages[0].content, "slots": records.to_record(self._slots), "config": told})
         small = RecordDict({**self._packed_average(), "config": told}) if self._holders else whole
