@@ -30,7 +30,7 @@ def test_links_and_files_exist(page: str) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / page).parent.joinpath(target).exists(), target
     for file in re.findall(
-        r"`((?:fedq|tests|kernels|strategies|clients|models|data|grids|cli|report)/[\w./]+\.py)`", text
+        r"`((?:fedq|tests|kernels|strategies|participation|clients|models|data|grids|cli|report)/[\w./]+\.py)`", text
     ):
         assert (ROOT / file).exists() or (ROOT / "fedq" / file).exists() or "foo.py" in file, file
 
