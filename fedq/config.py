@@ -36,6 +36,7 @@ PARTS = {
     "participation": (participation, PARTICIPATION),
 }
 FIXED = ("full", "uniform")  # participation in which the same number of clients comes in every round
+EITHER = {"client.local_steps": "client.local_epochs", "client.local_epochs": "client.local_steps"}
 NOT_HASHED = {"data.dir", "workers"}  # they change where a run happens, never its bits
 
 
@@ -145,6 +146,7 @@ class RunConfig:
             if given.get(f"{part}.name", old) != old:
                 gone = ("strategy.", "client.", "codec") if part == "strategy" else (f"{part}.",)
                 now = {k: v for k, v in now.items() if not k.startswith(gone)}
+        now = {k: v for k, v in now.items() if EITHER.get(k) not in given}
         return make_config({**now, **given})
 
 
@@ -178,6 +180,7 @@ def resolve(settings: Settings) -> RunConfig:
     merged = {"client.name": Setting("sgd"), "model.name": Setting("mlp"), "strategy.name": name}
     merged["participation.name"] = Setting("uniform" if "per_round" in settings else "full")
     merged |= {k: Setting(v) for k, v in defaults.items() if not _overridden(k, settings, defaults)} | dict(settings)
+    _check_either(settings, errors)
     parts = {part: _part(part, merged, errors) for part in PARTS}
     top = _checked(Scalars, "", {k: s for k, s in merged.items() if k.split(".")[0] not in PARTS}, errors)
     if top is not None:
@@ -223,7 +226,9 @@ def named(keys: Mapping[str, V]) -> dict[str, V]:
 
 
 def _overridden(key: str, settings: Settings, defaults: Mapping[str, Any]) -> bool:
-    """Whether the user chose another client, so that the strategy's settings for its own do not apply."""
+    """Whether the user chose otherwise: the one of two keys, or a client that the strategy's settings are not for."""
+    if EITHER.get(key) in settings:
+        return True
     theirs = settings.get("client.name")
     return key.startswith("client.") and theirs is not None and theirs.value != defaults.get("client.name", "sgd")
 
@@ -242,6 +247,20 @@ def _check_per_round(top: Scalars, merged: Settings, errors: list[FedqError]) ->
         wrong, hint, given = "participation `uniform` of how many clients?", "give --per-round", name
     if wrong:
         errors.append(FedqError("FQ105", wrong, where=given.where, from_file=given.from_file, hint=hint))
+
+
+def _check_either(settings: Settings, errors: list[FedqError]) -> None:
+    steps, epochs = (settings.get(key) for key in EITHER)
+    if steps and epochs:
+        errors.append(
+            FedqError(
+                "FQ105",
+                "`client.local_steps` and `client.local_epochs` are both given, and one says it all",
+                where=f"{steps.where}, {epochs.where}",
+                from_file=steps.from_file and epochs.from_file,
+                hint="leave one of them out",
+            )
+        )
 
 
 def _part(part: str, merged: Settings, errors: list[FedqError]) -> Part | None:

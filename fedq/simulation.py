@@ -91,7 +91,7 @@ def build(config: RunConfig) -> Simulation:
         setup = Setup(coming, codec(top.codec), codec(top.downlink), o.lr, top.rounds, bad)
         server: PackedStrategy = strategy(config.strategy.name)(setup, config.strategy.options)
         algorithm: LocalAlgorithm = client(config.client.name)(o)
-        _check_gradients(config, server, algorithm)
+        _check_client(config, server, algorithm)
         wire = Wire(server.codec, server.sends, top.seed)
         if who:
             check_fit(who, wire, config.strategy.name)
@@ -115,7 +115,14 @@ def build(config: RunConfig) -> Simulation:
     return Simulation(config, data, server, initial, drawn, trainer, workers, clients, grid, warned)
 
 
-def _check_gradients(config: RunConfig, server: PackedStrategy, algorithm: LocalAlgorithm) -> None:
+def _check_client(config: RunConfig, server: PackedStrategy, algorithm: LocalAlgorithm) -> None:
+    if server.client and config.client.name != server.client:
+        raise FedqError(
+            "FQ105",
+            f"`{config.strategy.name}` needs the client `{server.client}`, not `{config.client.name}`",
+            key="client.name",
+            hint="leave client.name out: the strategy knows its own",
+        )
     if (server.sends == "gradient") != (algorithm.returns == "gradient"):
         wanted = "a gradient" if server.sends == "gradient" else "weights"
         raise FedqError(

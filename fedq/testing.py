@@ -266,18 +266,34 @@ def check_client(name: str, **settings: Any) -> None:
     w_KD = torch.from_numpy(rng(0, "w").uniform(-0.5, 0.5, (3, 12)).astype(np.float32))
     batches = [_toy_batch(step, 3) for step in range(8)]
     before = w_KD.clone()
-    together, loss_K = algorithm.train(_Toy(), w_KD, iter(batches))
+    together, loss_K = _trained(algorithm, w_KD, batches)
     assert torch.equal(w_KD, before), f"{name}: writes to the weights it is given"
     assert together.shape == w_KD.shape, f"{name}: returns shape {tuple(together.shape)}"
     assert loss_K.shape == (3,), f"{name}: returns losses of shape {tuple(loss_K.shape)}"
-    again, _ = algorithm.train(_Toy(), w_KD, iter(batches))
+    again, _ = _trained(algorithm, w_KD, batches)
     assert torch.equal(together, again), f"{name}: the same call gives another result"
     for k in range(3):
-        alone, _ = algorithm.train(_Toy(), w_KD[k : k + 1], iter([(x[k : k + 1], y[k : k + 1]) for x, y in batches]))
+        alone, _ = _trained(algorithm, w_KD[k : k + 1], [(x[k : k + 1], y[k : k + 1]) for x, y in batches])
         torch.testing.assert_close(alone[0], together[k], rtol=1e-6, atol=1e-6, msg=f"{name}: client {k} alone differs")
     moved = together if algorithm.returns == "weights" else w_KD - 0.05 * together
     first = batches[0]
     assert (_Toy().gradient(moved, *first)[0] < _Toy().gradient(w_KD, *first)[0]).all(), f"{name}: does not learn"
+
+
+def _trained(algorithm: Any, w_KD: Any, batches: list[Any]) -> tuple[Any, Any]:
+    """One round; two of a remembering algorithm, the second on the memories of the first."""
+    import torch
+
+    from fedq.clients.local import Remembering
+
+    if not isinstance(algorithm, Remembering):
+        trained: tuple[Any, Any] = algorithm.train(_Toy(), w_KD, iter(batches))
+        return trained
+    _, _, memory_KD = algorithm.train_on(_Toy(), w_KD, torch.zeros_like(w_KD), iter(batches))
+    before = memory_KD.clone()
+    sent, loss_K, _ = algorithm.train_on(_Toy(), w_KD, memory_KD, iter(batches))
+    assert torch.equal(memory_KD, before), f"{type(algorithm).__name__}: writes to the memory it is given"
+    return sent, loss_K
 
 
 class _Toy:

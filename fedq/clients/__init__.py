@@ -12,6 +12,9 @@ CLIENTS: dict[str, str] = {
     "sgd": "fedq.clients.sgd:Sgd",
     "latent": "fedq.clients.latent:Latent",
     "gradient": "fedq.clients.gradient:Gradient",
+    "fedprox": "fedq.clients.fedprox:FedProx",
+    "feddyn": "fedq.clients.feddyn:FedDyn",
+    "signum": "fedq.clients.signum:Signum",
 }
 
 

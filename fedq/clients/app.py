@@ -5,7 +5,7 @@ reply carries `arrays` and `metrics` (`num-examples`, `train-loss`). The partiti
 wrap the train function: the outermost packs, and what stands inside it (attacks, error feedback) sees float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -17,8 +17,14 @@ from fedq.errors import FedqError
 from fedq.kernels import PackedCodec, records
 
 
-def client_app(trainer: Trainer, codec: PackedCodec, seed: int, mods: Sequence[Mod] = ()) -> ClientApp:
-    """A ClientApp whose clients train with `trainer` and send through `codec`."""
+def client_app(
+    trainer: Trainer,
+    codec: PackedCodec,
+    seed: int,
+    mods: Sequence[Mod] = (),
+    pack: Callable[[PackedCodec, int], Mod] | None = None,
+) -> ClientApp:
+    """A ClientApp whose clients train with `trainer` and send through `codec`; `pack` makes the mod, `encode_mod`."""
     app, replica = ClientApp(), replica_mod()
 
     @app.query(mods=[replica])
@@ -30,7 +36,7 @@ def client_app(trainer: Trainer, codec: PackedCodec, seed: int, mods: Sequence[M
         side = records.to_record({name: x for name, x in sides.items() if x is not None})
         return Message(RecordDict({"side": side}), reply_to=message)
 
-    @app.train(mods=[replica, encode_mod(codec, seed), *mods])
+    @app.train(mods=[replica, (pack or encode_mod)(codec, seed), *mods])
     def train(message: Message, context: Context) -> Message:
         if "side" not in message.content:
             return trained(message, context)
@@ -42,7 +48,8 @@ def client_app(trainer: Trainer, codec: PackedCodec, seed: int, mods: Sequence[M
     def trained(message: Message, context: Context) -> Message:
         weights, kept = records.to_arrays(_arrays(message)), context.state.array_records.get("memory")
         memory = records.to_arrays(kept) if kept else None
-        trained = trainer.train(weights, _round(message), _partition(context), memory)
+        told = message.content.config_records["config"]
+        trained = trainer.train(weights, _round(message), _partition(context), memory, told)
         if trained.memory:
             context.state["memory"] = records.to_record(trained.memory)
         metrics = MetricRecord({"num-examples": trained.examples, "train-loss": trained.loss})

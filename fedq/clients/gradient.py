@@ -28,13 +28,19 @@ class Gradient:
 
     def train(self, network: Differentiable, w_KD: Tensor, batches: Batches) -> tuple[Tensor, Tensor]:
         """The mean gradient and the mean loss; see `LocalAlgorithm.train`."""
-        total, losses = torch.tensor(0.0), list[Tensor]()
-        for x, y in batches:
-            loss, g = network.gradient(w_KD, x, y)
-            total = total.add_(g) if losses else g
-            losses.append(loss)
-        if len(losses) > 1:
-            total /= len(losses)
+        g, loss_K = mean_gradient(network, w_KD, batches)
         if decay := self._options.weight_decay:
-            total.addcmul_(w_KD, network.matrices, value=decay)
-        return total, torch.stack(losses).mean(0)
+            g.addcmul_(w_KD, network.matrices, value=decay)
+        return g, loss_K
+
+
+def mean_gradient(network: Differentiable, w_KD: Tensor, batches: Batches) -> tuple[Tensor, Tensor]:
+    """The mean over batches of the gradient [K, D] at `w_KD`, and of the loss [K]."""
+    total, losses = torch.tensor(0.0), list[Tensor]()
+    for x, y in batches:
+        loss, g = network.gradient(w_KD, x, y)
+        total = total.add_(g) if losses else g
+        losses.append(loss)
+    if len(losses) > 1:
+        total /= len(losses)
+    return total, torch.stack(losses).mean(0)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedq.clients.local import Batches, Differentiable, TrainOptions
+from fedq.clients.local import Batches, Differentiable, StepOptions
 from fedq.clients.optimizers import optimizer
 
 INSIDE = 1 - 1e-6  # keeps atanh finite; the server's clip (F9) is far inside
@@ -22,7 +22,7 @@ class Latent:
 
     returns: Literal["weights", "gradient"] = "weights"
 
-    class Options(TrainOptions):
+    class Options(StepOptions):
         """`[client]` keys of `latent`."""
 
         slope: float = Field(1.5, gt=0, description="a of w = tanh(a h); 3/2 in the paper")

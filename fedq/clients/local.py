@@ -1,9 +1,10 @@
 """The contract of local algorithms. Shapes: K clients, D trained weights, B examples a batch."""
 
-from collections.abc import Iterable
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping
+from math import ceil
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from fedq.options import Options
@@ -15,8 +16,41 @@ class TrainOptions(Options):
     """`[client]` keys that every local algorithm has."""
 
     local_steps: int = Field(20, ge=1, description="minibatch steps a client makes in a round")
+    local_epochs: float | None = Field(
+        None, gt=0, description="passes over its own data instead: ceil(local_epochs * examples / batch_size) steps"
+    )
     batch_size: int = Field(32, ge=1, description="examples in a minibatch")
     lr: float = Field(0.05, gt=0, description="learning rate")
+
+    def steps(self, examples: int) -> int:
+        """The minibatch steps in a round of a client that holds so many examples."""
+        if self.local_epochs is None:
+            return self.local_steps
+        return ceil(self.local_epochs * examples / self.batch_size)
+
+    def at(self, round_: int, told: Mapping[str, Any]) -> "TrainOptions":
+        """These options in a round whose message told clients `told`: themselves, where neither changes them."""
+        return self
+
+    @model_serializer(mode="wrap")
+    def _one_of_the_two(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the steps where epochs are given, so that what is written can be read back."""
+        values: dict[str, Any] = dump(self)
+        if self.local_epochs is not None:
+            values.pop("local_steps", None)
+        return values
+
+
+class StepOptions(TrainOptions):
+    """`[client]` keys of algorithms whose local steps move the weights."""
+
+    lr_decay: float = Field(1.0, gt=0, le=1, description="factor of the learning rate from each round to the next")
+
+    def at(self, round_: int, told: Mapping[str, Any]) -> "StepOptions":
+        """With the learning rate of the round: lr * lr_decay^(round - 1)."""
+        if self.lr_decay == 1:
+            return self
+        return self.model_copy(update={"lr": self.lr * self.lr_decay ** (round_ - 1)})
 
 
 class Differentiable(Protocol):
@@ -29,7 +63,10 @@ class Differentiable(Protocol):
 
 
 class LocalAlgorithm(Protocol):
-    """How K clients train at once. Element-wise in K, so that K together equal each alone."""
+    """How K clients train at once. Element-wise in K, so that K together equal each alone.
+
+    It holds its options and nothing else: where those change from round to round, it is made anew.
+    """
 
     returns: Literal["weights", "gradient"]
 
@@ -47,6 +84,8 @@ class Remembering(Protocol):
     """A local algorithm whose clients keep a vector of their own between rounds, in Flower's `Context.state`."""
 
     returns: Literal["weights", "gradient"]
+
+    def __init__(self, options: Options) -> None: ...
 
     def train_on(
         self, network: Differentiable, w_KD: Tensor, memory_KD: Tensor, batches: Batches

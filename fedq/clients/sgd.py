@@ -1,13 +1,22 @@
 """Plain local training: minibatch SGD (with momentum if asked) or Adam on the weights themselves."""
 
+from collections.abc import Callable
 from typing import Literal, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedq.clients.local import Batches, Differentiable, TrainOptions
+from fedq.clients.local import Batches, Differentiable, StepOptions
 from fedq.clients.optimizers import optimizer
+
+
+class SgdOptions(StepOptions):
+    """`[client]` keys of `sgd`, and of the algorithms that add a term to its loss."""
+
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd or adam, fresh in every round")
+    momentum: float = Field(0.0, ge=0, lt=1, description="momentum of sgd, fresh in every round")
+    weight_decay: float = Field(0.0, ge=0, description="weight_decay * w is added to every gradient")
 
 
 @final
@@ -15,23 +24,32 @@ class Sgd:
     """Local steps of FedAvg (McMahan et al. 2017, algorithm 1, ClientUpdate)."""
 
     returns: Literal["weights", "gradient"] = "weights"
+    Options = SgdOptions
 
-    class Options(TrainOptions):
-        """`[client]` keys of `sgd`."""
-
-        optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd or adam, fresh in every round")
-        momentum: float = Field(0.0, ge=0, lt=1, description="momentum of sgd, fresh in every round")
-
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: SgdOptions) -> None:
         self._options = options
 
     def train(self, network: Differentiable, w_KD: Tensor, batches: Batches) -> tuple[Tensor, Tensor]:
         """Weights after the local steps, and the mean loss over them; see `LocalAlgorithm.train`."""
-        o = self._options
-        steps = optimizer(o.optimizer, o.lr, o.momentum)
-        w, losses = w_KD.clone(), []
-        for x, y in batches:
-            loss, g = network.gradient(w, x, y)
-            steps.step_(w, g)
-            losses.append(loss)
-        return w, torch.stack(losses).mean(0)
+        return descend(network, w_KD, batches, self._options)
+
+
+def descend(
+    network: Differentiable,
+    w_KD: Tensor,
+    batches: Batches,
+    o: SgdOptions,
+    more: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Weights after local steps from `w_KD`, and the mean loss [K]; `more` is the gradient of a term of its own."""
+    steps = optimizer(o.optimizer, o.lr, o.momentum)
+    w, losses = w_KD.clone(), []
+    for x, y in batches:
+        loss, g = network.gradient(w, x, y)
+        if o.weight_decay:
+            g = g + o.weight_decay * w
+        if more is not None:
+            g = g + more(w)
+        steps.step_(w, g)
+        losses.append(loss)
+    return w, torch.stack(losses).mean(0)

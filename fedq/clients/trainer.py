@@ -4,13 +4,14 @@ One trainer serves every simulated client of a process (a deployed client is the
 may train at once, each with a network of its own.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from queue import Empty, LifoQueue
 from threading import Event
-from typing import Literal, final
+from types import MappingProxyType
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -106,20 +107,32 @@ class Trainer:
         self._idle: dict[tuple[str, ...], LifoQueue[Network]] = {}
         self.stop = Event()  # set while training is to be abandoned
 
-    def train(self, weights: Arrays, round_: int, partition: int, memory: Arrays | None = None) -> Trained:
-        """Train the client of `partition` from the named global `weights`, and what it kept from its last round."""
+    def train(
+        self,
+        weights: Arrays,
+        round_: int,
+        partition: int,
+        memory: Arrays | None = None,
+        told: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Trained:
+        """Train the client of `partition` from the named global `weights`, and what it kept from its last round.
+
+        `told` is what the round's message tells clients, such as FedProx's `proximal-mu`.
+        """
         own = self._shards.training(partition)
+        options = self._options.at(round_, told)
+        algorithm = self._algorithm if options is self._options else type(self._algorithm)(options)
         with self._network(weights) as network:
             start_D = network.flatten(weights)
-            batches = self._batches(own, round_, partition)
+            batches = self._batches(own, options, round_, partition)
             network.rekey_(self._shards.seed, round_, partition)
             kept: dict[str, NDArray[np.float32]] = {}
-            if isinstance(self._algorithm, Remembering):
+            if isinstance(algorithm, Remembering):
                 was_D = network.flatten(memory) if memory else torch.zeros_like(start_D)
-                end_KD, loss_K, kept_KD = self._algorithm.train_on(network, start_D[None], was_D[None], batches)
+                end_KD, loss_K, kept_KD = algorithm.train_on(network, start_D[None], was_D[None], batches)
                 kept = network.unflatten(kept_KD[0])
             else:
-                end_KD, loss_K = self._algorithm.train(network, start_D[None], batches)
+                end_KD, loss_K = algorithm.train(network, start_D[None], batches)
             sent_D = end_KD[0] - start_D if self._sends == "updates" else end_KD[0]
             if not (isfinite(loss_K[0]) and isfinite(kernels.largest(sent_D.numpy()))):
                 raise FedqError("FQ301", "training diverged to NaN or infinity; lower --lr")
@@ -139,16 +152,17 @@ class Trainer:
             x = self._shards.inputs.testing(x)
             return network.evaluate(network.flatten(weights), x, y, self._evaluation_batch)
 
-    def _batches(self, own: NDArray[np.int64], round_: int, partition: int) -> Batches:
-        """`local_steps` full batches from shuffled epochs laid end to end, augmented; a batch may span two epochs."""
-        o, n, inputs, seed = self._options, len(own), self._shards.inputs, self._shards.seed
+    def _batches(self, own: NDArray[np.int64], o: TrainOptions, round_: int, partition: int) -> Batches:
+        """The round's full batches from shuffled epochs laid end to end, augmented; a batch may span two epochs."""
+        n, inputs, seed = len(own), self._shards.inputs, self._shards.seed
         shuffling, changing = (rng(seed, purpose, round_, partition) for purpose in ("batch", "augment"))
-        needed = o.local_steps * o.batch_size
+        steps = o.steps(n)
+        needed = steps * o.batch_size
         order = np.concatenate([shuffling.permutation(n) for _ in range(-(-needed // n))])[:needed]
         if needed < n:
             own, order = own[order], np.arange(needed)  # no image is scaled for nothing
         x, y = inputs.tensors(self._shards.taken(partition, own))
-        for indices in torch.from_numpy(order.reshape(o.local_steps, o.batch_size)):
+        for indices in torch.from_numpy(order.reshape(steps, o.batch_size)):
             if self.stop.is_set():
                 raise Abandoned
             yield inputs.training(x[indices], changing)[None], y[indices][None]

@@ -53,7 +53,7 @@ def plan(simulation: Any, where: str = "") -> str:
     total = round(coming * top.rounds)
     who = f"about {coming:.0f}" if "participation" in config.as_dict() else f"{config.per_round}"
     rows = {
-        "clients": f"{who} of {top.clients} a round, {o.local_steps} steps of {o.batch_size}, {top.data.partition}",
+        "clients": f"{who} of {top.clients} a round, {_work(o)} of {o.batch_size}, {top.data.partition}",
         **({"attack": f"{top.attack} of {top.clients} clients"} if top.attack else {}),
         "model": f"{config.model.name}: {sent:,} weights sent" + (f", {still:,} never" if still else ""),
         "uplink": f"{most_up}{size(up)} a client ({top.codec})"
@@ -65,6 +65,12 @@ def plan(simulation: Any, where: str = "") -> str:
     warned = [f"  warning: {text}" for text in simulation.warnings]
     head = f"{config.strategy.name} on {top.data.name}   {where}".rstrip()
     return "\n".join([head, *(f"  {k:<10} {v}" for k, v in rows.items()), *warned])
+
+
+def _work(o: Any) -> str:
+    if o.local_epochs is None:
+        return f"{o.local_steps} steps"
+    return f"{o.local_epochs:g} epoch{'s' if o.local_epochs != 1 else ''} in batches"
 
 
 def outcome(totals: Mapping[str, Any], best: tuple[float, int] | None) -> str:

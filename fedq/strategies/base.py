@@ -42,11 +42,13 @@ class Setup:
 class PackedStrategy(Strategy, ABC):
     """A strategy whose clients reply with one array record packed by `setup.codec`. A leaf says how replies combine.
 
-    `defaults` are the run's settings where the user gives none; `sends` is what clients put into their arrays.
+    `defaults` are the run's settings where the user gives none; `sends` is what clients put into their arrays; `client`
+    names the local algorithm that it needs, if another would make it a different method.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     sends: Literal["weights", "updates", "gradient"] = "weights"
+    client: ClassVar[str] = ""
 
     class Options(Options):
         """`[strategy]` keys."""
@@ -236,6 +238,11 @@ class Fold:
     def mean(self) -> dict[str, NDArray[np.float32]]:
         """The weighted mean of all replies."""
         return {name: total / np.float32(self._weight) for name, total in self.sum().items()}
+
+    @property
+    def weight(self) -> float:
+        """The sum of the weights."""
+        return self._weight
 
     @property
     def empty(self) -> bool:

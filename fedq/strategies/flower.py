@@ -99,8 +99,11 @@ class Flower(PackedStrategy):
         return with_content(reply, RecordDict({"arrays": plain, "metrics": metrics}))
 
 
-def behind_codec(inner: type[flwr.FedAvg]) -> type[Flower]:
-    """The wrapped form of a Flower strategy; its `[strategy]` keys are its constructor's numbers."""
+def behind_codec(inner: type[flwr.FedAvg], **also: Any) -> type[Flower]:
+    """The wrapped form of a Flower strategy; its `[strategy]` keys are its constructor's numbers.
+
+    `also` are attributes of the class, such as `defaults`.
+    """
     fields: dict[str, Any] = {
         name: (type(p.default), p.default)
         for name, p in inspect.signature(inner).parameters.items()
@@ -109,13 +112,18 @@ def behind_codec(inner: type[flwr.FedAvg]) -> type[Flower]:
     sends: Any = (Literal["updates", "weights"], Field("updates", description="what clients send"))
     options = create_model(f"{inner.__name__}Options", __base__=Options, sends=sends, **fields)
     doc = f"Flower's {inner.__name__} behind any codec."
-    return final(type(inner.__name__, (Flower,), {"inner": inner, "Options": options, "__doc__": doc}))
+    return final(type(inner.__name__, (Flower,), {"inner": inner, "Options": options, "__doc__": doc, **also}))
 
 
 def _plain(arrays: ArrayRecord) -> ArrayRecord:
     return ArrayRecord({name: Array(x) for name, x in records.to_arrays(arrays).items()})
 
 
+FedProx = behind_codec(
+    flwr.FedProx,
+    client="fedprox",
+    defaults={"codec": "float32", "client": {"name": "fedprox"}, "strategy": {"proximal_mu": 0.01}},
+)
 FedAdagrad = behind_codec(flwr.FedAdagrad)
 FedAdam = behind_codec(flwr.FedAdam)
 FedYogi = behind_codec(flwr.FedYogi)
