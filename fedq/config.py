@@ -89,6 +89,7 @@ class Scalars(Options):
     per_round: int | None = Field(None, ge=1, description="clients that take part in a round; all if not given")
     codec: str = Field("float32", description="how arrays travel up")
     downlink: str = Field("float32", description="how arrays travel down")
+    error_feedback: bool = Field(False, description="what packing lost is added to what a client sends next")
     attack: str | None = Field(None, description="NAME:SHARE: clients that want the model to fail; fedq show attacks")
     tolerate: float = Field(0.0, ge=0, le=1, description="share of clients that may fail in a round")
     workers: int | None = Field(None, ge=1, description="threads that train clients; chosen by the model if not given")

@@ -16,7 +16,8 @@ from fedq.attacks import attackers, check_fit
 from fedq.attacks.base import Wire
 from fedq.attacks.placed import attacked, mods, poison
 from fedq.clients import client
-from fedq.clients.app import client_app
+from fedq.clients.app import client_app, encode_mod
+from fedq.clients.feedback import check_feedback, feedback_mod
 from fedq.clients.local import LocalAlgorithm
 from fedq.clients.trainer import Shards, Trainer
 from fedq.config import RunConfig, blaming, make_config, resolve
@@ -95,12 +96,13 @@ def build(config: RunConfig) -> Simulation:
         wire = Wire(server.codec, server.sends, top.seed)
         if who:
             check_fit(who, wire, config.strategy.name)
+        feedback = check_feedback(config.strategy.name, server.sends, server.codec) if top.error_feedback else ()
         data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
         held = partition(data.train.y, top.data.partition, top.clients, top.seed)
         coming.probabilities()  # rates above 1 are told now
         inputs = Inputs(data, top.data.scale, top.data.augment)
         blueprint = Blueprint(config.model.name, config.model.options, inputs.shape, data.classes, top.seed)
-        warned = tuple(_check_norms(config, blueprint))
+        warned = (*_check_norms(config, blueprint), *feedback)
         drawn = blueprint.initial_weights()
         initial = server.initial(drawn, blueprint.hidden(), top.seed)
         kept = top.evaluate.kept if top.evaluate.clients else 0.0
@@ -109,7 +111,8 @@ def build(config: RunConfig) -> Simulation:
         trainer = Trainer(blueprint, shards, algorithm, o, sends=server.sends, evaluation_batch=batch)
     trained = sum(x.size for x in initial.values())
     workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
-    app = client_app(trainer, server.codec, top.seed, [*mods(who, wire), *server.mods()])
+    pack = feedback_mod if top.error_feedback else encode_mod
+    app = client_app(trainer, server.codec, top.seed, [*mods(who, wire), *server.mods()], pack)
     clients = LocalGrid(app, top.clients, workers=workers, stop=trainer.stop)
     grid = MeteredGrid(attacked(clients, who, wire), Ledger())
     return Simulation(config, data, server, initial, drawn, trainer, workers, clients, grid, warned)

@@ -9,6 +9,7 @@ from typer import Argument, Option
 SECTION = {
     "strategy": "strategy.name",
     "codec": "codec",
+    "error_feedback": "error_feedback",
     "data": "data.name",
     "data_dir": "data.dir",
     "model": "model.name",
@@ -35,6 +36,9 @@ def simulate(
         str | None, Option(help="fedvote (default), fedavg, fedpaq, signsgd ...: fedq show strategies")
     ] = None,
     codec: Annotated[str | None, Option(help="How updates travel: fedq show codecs.")] = None,
+    error_feedback: Annotated[
+        bool | None, Option("--error-feedback", help="Clients add what packing lost to what they send next.")
+    ] = None,
     data: Annotated[
         str | None, Option(help="digits (default), mnist, fashion_mnist, cifar10, or owner/name of the hub.")
     ] = None,
