@@ -19,10 +19,12 @@ from fedq.clients import client
 from fedq.clients.app import client_app, encode_mod
 from fedq.clients.feedback import check_feedback, feedback_mod
 from fedq.clients.local import LocalAlgorithm
+from fedq.clients.proxy import ProxySet
 from fedq.clients.trainer import Shards, Trainer
 from fedq.config import RunConfig, blaming, make_config, resolve
-from fedq.data import Dataset, Inputs, load
+from fedq.data import Dataset, Examples, Inputs, load
 from fedq.data.partition import label_shares, partition
+from fedq.data.proxy import hold_proxy
 from fedq.errors import FedqError
 from fedq.grids import LocalGrid
 from fedq.kernels import codec, records
@@ -34,6 +36,7 @@ from fedq.rounds import Evaluation, RoundRecord, rounds
 from fedq.runs import Run, open_run
 from fedq.settings import read_toml
 from fedq.strategies import PackedStrategy, Setup, strategy
+from fedq.strategies.proxy import ProxyOptions
 from fedq.until import Until
 
 log = logging.getLogger("fedq")
@@ -96,13 +99,14 @@ def build(config: RunConfig) -> Simulation:
         wire = Wire(server.codec, server.sends, top.seed)
         if who:
             check_fit(who, wire, config.strategy.name)
-        feedback = check_feedback(config.strategy.name, server.sends, server.codec) if top.error_feedback else ()
-        data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
+        feedback = _check_feedback(config, server) if top.error_feedback else ()
+        data, own = _held(config, load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed))
         held = partition(data.train.y, top.data.partition, top.clients, top.seed)
         coming.probabilities()  # rates above 1 are told now
         inputs = Inputs(data, top.data.scale, top.data.augment)
         blueprint = Blueprint(config.model.name, config.model.options, inputs.shape, data.classes, top.seed)
-        warned = (*_check_norms(config, blueprint), *feedback)
+        server.proxy = ProxySet(blueprint, inputs, own) if own else None
+        warned = (*_check_norms(config, blueprint), *_check_proxy(config, own), *feedback)
         drawn = blueprint.initial_weights()
         initial = server.initial(drawn, blueprint.hidden(), top.seed)
         kept = top.evaluate.kept if top.evaluate.clients else 0.0
@@ -116,6 +120,27 @@ def build(config: RunConfig) -> Simulation:
     clients = LocalGrid(app, top.clients, workers=workers, stop=trainer.stop)
     grid = MeteredGrid(attacked(clients, who, wire), Ledger())
     return Simulation(config, data, server, initial, drawn, trainer, workers, clients, grid, warned)
+
+
+def _held(config: RunConfig, data: Dataset) -> tuple[Dataset, Examples | None]:
+    """The data without what the server holds of them, and that, if the strategy wants a proxy set."""
+    o = config.strategy.options
+    return (
+        hold_proxy(data, o.proxy, o.proxy_per_class, config.top.seed) if isinstance(o, ProxyOptions) else (data, None)
+    )
+
+
+def _check_proxy(config: RunConfig, held: Examples | None) -> Iterator[str]:
+    if held and config.strategy.options.proxy == "test":
+        yield (
+            f"the server learns on {len(held)} test images (strategy.proxy = test); "
+            "accuracy is that of the others, and still flattered by them"
+        )
+
+
+def _check_feedback(config: RunConfig, server: PackedStrategy) -> tuple[str, ...]:
+    asked_first = type(server).configure_query is not PackedStrategy.configure_query
+    return check_feedback(config.strategy.name, server.sends, server.codec, asked_first=asked_first)
 
 
 def _check_client(config: RunConfig, server: PackedStrategy, algorithm: LocalAlgorithm) -> None:

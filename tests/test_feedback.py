@@ -80,6 +80,7 @@ def test_without_loss_there_is_nothing_to_feed_back() -> None:
         ({"strategy": "fedvote"}, "clients of `fedvote` send weights"),
         ({"strategy": {"name": "fedavg", "sends": "weights"}}, "clients of `fedavg` send weights"),
         ({"strategy": "signsgd"}, "signs without a size"),
+        ({"strategy": "terngrad"}, "are asked for the scale"),
     ],
 )
 def test_where_it_is_refused(settings: dict[str, Any], said: str) -> None:

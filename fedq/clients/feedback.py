@@ -39,7 +39,7 @@ def feedback_mod(codec: PackedCodec, seed: int) -> Mod:
     return mod
 
 
-def check_feedback(strategy: str, sends: str, codec: PackedCodec) -> tuple[str, ...]:
+def check_feedback(strategy: str, sends: str, codec: PackedCodec, *, asked_first: bool) -> tuple[str, ...]:
     """Warnings; FedqError FQ105 where clients of `strategy` send what cannot be added up."""
     if sends == "weights":
         raise FedqError(
@@ -47,6 +47,13 @@ def check_feedback(strategy: str, sends: str, codec: PackedCodec) -> tuple[str, 
             f"error feedback adds up what was lost, and clients of `{strategy}` send weights",
             key="error_feedback",
             hint="--set strategy.sends=updates, where the strategy has that, or leave error feedback out",
+        )
+    if asked_first:
+        raise FedqError(
+            "FQ105",
+            f"clients of `{strategy}` are asked for the scale of what they send before they add what they owe",
+            key="error_feedback",
+            hint="leave error feedback out",
         )
     if codec.name == "sign":
         raise FedqError(

@@ -21,6 +21,7 @@ STRATEGIES: dict[str, str | type[PackedStrategy]] = {
     "signsgd": "fedq.strategies.signsgd:SignSgd",
     "fedprox": "fedq.strategies.flower:FedProx",
     "feddyn": "fedq.strategies.feddyn:FedDyn",
+    "fedlaw": "fedq.strategies.fedlaw:FedLaw",
     "fedadagrad": "fedq.strategies.flower:FedAdagrad",
     "fedadam": "fedq.strategies.flower:FedAdam",
     "fedyogi": "fedq.strategies.flower:FedYogi",

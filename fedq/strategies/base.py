@@ -23,6 +23,7 @@ from fedq.kernels.records import Arrays
 from fedq.options import Options
 from fedq.participation import Participation
 from fedq.participation.uniform import drawn
+from fedq.strategies.proxy import Proxy
 
 MOST_EXAMPLES = 2**31  # with the codecs' limit on magnitudes, sums over a million clients stay finite in float32
 
@@ -49,6 +50,7 @@ class PackedStrategy(Strategy, ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     sends: Literal["weights", "updates", "gradient"] = "weights"
     client: ClassVar[str] = ""
+    proxy: Proxy | None = None  # the server's own examples, where options are `ProxyOptions`; set before round 1
 
     class Options(Options):
         """`[strategy]` keys."""
