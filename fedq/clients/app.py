@@ -2,7 +2,7 @@
 
 A train message carries `arrays` (the global weights, packed by the downlink codec) and `config` (`server-round`); the
 reply carries `arrays` and `metrics` (`num-examples`, `train-loss`). The partition comes from the node's config. Mods
-wrap the train function: the outermost packs, and what stands inside it (attacks, error feedback) sees float32.
+wrap the train function: the outermost packs (with error feedback or without), what stands inside it sees float32.
 """
 
 from collections.abc import Callable, Sequence

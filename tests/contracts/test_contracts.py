@@ -39,6 +39,21 @@ def test_fedvote_alphabets(codec: str) -> None:
     check_strategy("fedvote", codec=codec)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("signsgd", {"strategy.momentum": 0.9}),
+        ("signsgd", {"client.name": "signum"}),
+        ("fedlaw", {"strategy.form": "quad", "strategy.variant": "two_stage", "strategy.proxy": "test"}),
+        ("fedlaw", {"strategy.optimizer": "sgd", "codec": "qsgd4", "per_round": 5}),
+        ("feddyn", {"codec": "qsgd4", "per_round": 5}),
+        ("fedavg", {"client.lr_decay": 0.5}),
+    ],
+)
+def test_strategy_with_settings(name: str, settings: dict[str, object]) -> None:
+    check_strategy(name, **settings)
+
+
 def test_strategy_with_sampling_and_lossy_downlink() -> None:
     check_strategy("fedvote", per_round=5, downlink="qsgd8")
 
@@ -48,7 +63,7 @@ def test_client(name: str) -> None:
     check_client(name)
 
 
-@pytest.mark.parametrize("settings", [{"optimizer": "adam"}, {"momentum": 0.9, "lr": 0.01}])
+@pytest.mark.parametrize("settings", [{"optimizer": "adam"}, {"momentum": 0.9, "lr": 0.01}, {"weight_decay": 0.1}])
 def test_client_sgd_settings(settings: dict[str, object]) -> None:
     check_client("sgd", **settings)
 
