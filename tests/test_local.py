@@ -65,8 +65,8 @@ def test_epochs_are_by_each_clients_own_size() -> None:
     epochs = build(s.config.with_(client__local_epochs=1.5))
     for k in range(4):
         n = len(s.trainer._shards.training(k))
-        examples, o = epochs.trainer._shards.training(k), epochs.config.client.options
-        steps = list(epochs.trainer._batches(examples, o, 1, k))
+        own, o = epochs.trainer._shards.training(k), epochs.config.client.options
+        steps = list(epochs.trainer._batches(own, o, 1, k))
         assert len(steps) == o.steps(n) == -(-3 * n // 32)
         assert {len(y[0]) for _, y in steps} == {16}
 
