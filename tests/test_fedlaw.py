@@ -16,6 +16,8 @@ from fedq.data import Dataset, Examples
 from fedq.data.proxy import hold_proxy
 from fedq.errors import FedqError
 from fedq.kernels import CODECS, records
+from fedq.participation import Population
+from fedq.participation.uniform import Uniform
 from fedq.rng import rng
 from fedq.simulation import Simulation, build
 from fedq.strategies.base import Setup
@@ -23,7 +25,6 @@ from fedq.strategies.fedavg import FedAvg
 from fedq.strategies.fedlaw import FedLaw, mixed
 from fedq.strategies.laws import LAWS, Adam, Sgd
 from fedq.strategies.proxy import batches
-from fedq.strategies.sampling import Sampling
 
 SMALL = {"clients": 5, "client.local_steps": 4, "model.hidden": [16], "data.partition": "dirichlet:0.3"}
 
@@ -53,7 +54,7 @@ class Bowl:
 
 def learner(k: int, target: float = 0.3, **options: Any) -> FedLaw:
     codec = CODECS["float32"]
-    server = FedLaw(Setup(Sampling(0, k, k), codec, codec, 0.1), FedLaw.Options(**options))
+    server = FedLaw(Setup(Uniform(Population(0, k, k), None), codec, codec, 0.1), FedLaw.Options(**options))
     server.proxy = Bowl(target)
     server.current = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.float32)}
     return server

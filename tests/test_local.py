@@ -17,11 +17,12 @@ from fedq.errors import FedqError
 from fedq.grids import LocalGrid
 from fedq.kernels import CODECS, records
 from fedq.ledger import Ledger, MeteredGrid
+from fedq.participation import Population
+from fedq.participation.uniform import Uniform
 from fedq.rounds import rounds
 from fedq.simulation import build
 from fedq.strategies import strategy
 from fedq.strategies.base import Setup
-from fedq.strategies.sampling import Sampling
 from fedq.testing import _Toy, _toy_batch
 
 SMALL: dict[str, Any] = {
@@ -156,7 +157,9 @@ class Bowls:
 
 def final(name: str, trainer: Bowls, played: int, per_round: int = 3) -> Any:
     codec = CODECS["float32"]
-    server = strategy(name)(Setup(Sampling(0, 3, per_round), codec, codec, 0.1), strategy(name).Options())
+    server = strategy(name)(
+        Setup(Uniform(Population(0, 3, per_round), None), codec, codec, 0.1), strategy(name).Options()
+    )
     app = client_app(trainer, codec, 0)  # type: ignore[arg-type]
     start = records.to_record({"w": np.zeros(2, np.float32)})
     *_, last = rounds(server, MeteredGrid(LocalGrid(app, 3), Ledger()), start, first=1, last=played)

@@ -36,9 +36,7 @@ def simulate(
         str | None, Option(help="fedvote (default), fedavg, fedpaq, signsgd ...: fedq show strategies")
     ] = None,
     codec: Annotated[str | None, Option(help="How updates travel: fedq show codecs.")] = None,
-    error_feedback: Annotated[
-        bool | None, Option("--error-feedback", help="Clients add what packing lost to what they send next.")
-    ] = None,
+    error_feedback: Annotated[bool | None, Option("--error-feedback", help="Send later what packing lost.")] = None,
     data: Annotated[
         str | None, Option(help="digits (default), mnist, fashion_mnist, cifar10, or owner/name of the hub.")
     ] = None,
