@@ -18,13 +18,24 @@ from fedq.settings import flatten
 from fedq.simulation import Simulation, build
 
 HERE = Path(__file__).parent
+ALPHAS = (0.5, 0.1)
 RULES = ("uniform", "filtered", "plausible")
 
 
-def measured(rule: str, seed: int) -> dict[str, float]:
+def measured(rule: str, alpha: float, seed: int) -> dict[str, float]:
     """How often skewed clients are dropped, and the accuracy on labels that few hold."""
     base = flatten(tomllib.loads((HERE / "grid.toml").read_text())["base"])
-    simulation = build(make_config({**base, "seed": seed, "strategy.weighting": rule, "evaluate.every": 20}))
+    simulation = build(
+        make_config(
+            {
+                **base,
+                "seed": seed,
+                "strategy.weighting": rule,
+                "evaluate.every": 20,
+                "data.partition": f"dirichlet:{alpha}",
+            }
+        )
+    )
     y, shards = simulation.data.train.y, simulation.trainer._shards
     labels_KC = np.stack([np.bincount(y[shards.training(k)], minlength=10) for k in range(base["clients"])])
     skew = np.abs(labels_KC / labels_KC.sum(1, keepdims=True) - 0.1).sum(1) / 2
@@ -50,16 +61,22 @@ def guesses(simulation: Simulation, weights: Arrays) -> np.ndarray:
     """The label that the model gives each test example; batches are those of every evaluation."""
     logits: list[np.ndarray] = []
     with simulation.trainer._network(weights) as network:
+        x, y = simulation.trainer._shards.inputs.tensors(simulation.data.test)
         hook = network._module.register_forward_hook(lambda _, __, out: logits.append(out.detach().numpy().copy()))
-        simulation.score(weights)
+        batch = simulation.config.top.evaluate.batch_size
+        network.evaluate(network.flatten(weights), simulation.trainer._shards.inputs.testing(x), y, batch)
         hook.remove()
     return np.concatenate(logits).argmax(1)
 
 
 def main() -> dict[str, Any]:
-    """Means of three seeds."""
-    every = {rule: [measured(rule, seed) for seed in range(3)] for rule in RULES}
-    return {rule: {k: round(float(np.mean([m[k] for m in ms])), 4) for k in ms[0]} for rule, ms in every.items()}
+    """Means of three seeds, by Dirichlet parameter and rule."""
+
+    def mean(rule: str, alpha: float) -> dict[str, float]:
+        every = [measured(rule, alpha, seed) for seed in range(3)]
+        return {k: round(float(np.mean([m[k] for m in every])), 4) for k in every[0]}
+
+    return {f"dirichlet:{alpha}": {rule: mean(rule, alpha) for rule in RULES} for alpha in ALPHAS}
 
 
 if __name__ == "__main__":
