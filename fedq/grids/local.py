@@ -8,7 +8,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import partial
 from itertools import count, islice
 from threading import Event
 from time import monotonic
@@ -26,19 +25,32 @@ from fedq.errors import FedqError
 log = logging.getLogger("fedq")
 
 CLIENT_RAISED, TIMED_OUT = 3, 4  # Flower's codes are 0 to 2 and its own
-AHEAD = 2  # messages a thread may be ahead of the server
+AHEAD = 2  # cohorts a thread may be ahead of the server
+
+Ahead = Callable[[Sequence[Message], Sequence[int]], None]
 
 
 @final
 class LocalGrid(Grid):
     """Plays `clients` clients of `app` in this process; node `k + 1` is partition `k`.
 
-    `workers` threads train at once; results do not depend on their number. `stop` is set while running clients are to
-    give up. An exception in a client becomes an error reply, and its traceback goes to the log.
+    `workers` threads train at once; results do not depend on their number. `ahead` is told of each cohort of `cohort`
+    messages, and their partitions, before they are played, so that it may train those clients together. `stop` is set
+    while running clients are to give up. An exception in a client becomes an error reply; its traceback is logged.
     """
 
-    def __init__(self, app: ClientApp, clients: int, *, workers: int = 1, stop: Event | None = None) -> None:
+    def __init__(
+        self,
+        app: ClientApp,
+        clients: int,
+        *,
+        workers: int = 1,
+        cohort: int = 1,
+        ahead: Ahead | None = None,
+        stop: Event | None = None,
+    ) -> None:
         self._app, self._clients, self._workers, self._stop = app, clients, workers, stop or Event()
+        self._cohort, self._ahead = cohort if ahead else 1, ahead
         self._run = simulated_run()
         self._ids = count(1)
         self._pending: dict[str, Message] = {}
@@ -99,28 +111,47 @@ class LocalGrid(Grid):
         self._contexts = {node: self._context(node, records) for node, records in own.items()}
 
     def _replies(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
+        cohorts = [messages[i : i + self._cohort] for i in range(0, len(messages), self._cohort)]
         if self._workers == 1 and timeout is None:
-            yield from (_delivered(message, partial(self._play, message)) for message in messages)
+            for cohort in cohorts:
+                self._prepare(cohort)
+                yield from (_delivered(message, self._played(message)) for message in cohort)
             return
-        waiting, hung, end = iter(messages), False, monotonic() + (timeout or 0)
+        waiting, hung, end = iter(cohorts), False, monotonic() + (timeout or 0)
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="client")
         try:
-            running: deque[tuple[Message, Future[Message]]] = deque(
-                (m, pool.submit(self._play, m)) for m in islice(waiting, AHEAD * self._workers)
+            running: deque[tuple[list[Message], Future[list[Message | BaseException]]]] = deque(
+                (c, pool.submit(self._played_together, c)) for c in islice(waiting, AHEAD * self._workers)
             )
             while running:
-                message, future = running.popleft()
+                cohort, future = running.popleft()
                 wait([future], None if timeout is None else max(0.0, end - monotonic()))
                 hung = hung or not future.done()
-                if future.done():
-                    yield _delivered(message, future.result)
-                else:
-                    yield Message(Error(TIMED_OUT, f"no reply within {timeout} s"), reply_to=message)
-                running.extend((m, pool.submit(self._play, m)) for m in islice(waiting, 1))
+                late = Error(TIMED_OUT, f"no reply within {timeout} s")
+                found = future.result() if future.done() else [Message(late, reply_to=m) for m in cohort]
+                yield from (_delivered(m, reply) for m, reply in zip(cohort, found, strict=True))
+                running.extend((c, pool.submit(self._played_together, c)) for c in islice(waiting, 1))
         finally:
             self._stop.set()
             pool.shutdown(wait=not hung, cancel_futures=True)
             self._stop.clear()
+
+    def _prepare(self, cohort: list[Message]) -> None:
+        if self._ahead and len(cohort) > 1:
+            try:
+                self._ahead(cohort, [m.metadata.dst_node_id - 1 for m in cohort])
+            except Exception:
+                log.exception("training a cohort failed; its clients train alone")
+
+    def _played_together(self, cohort: list[Message]) -> list[Message | BaseException]:
+        self._prepare(cohort)
+        return [self._played(message) for message in cohort]
+
+    def _played(self, message: Message) -> Message | BaseException:
+        try:
+            return self._play(message)
+        except (Exception, SystemExit) as error:
+            return error
 
     def _play(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
@@ -135,11 +166,10 @@ class LocalGrid(Grid):
         return Context(SIMULATED_RUN, node, config, state, {})
 
 
-def _delivered(message: Message, reply: Callable[[], Message]) -> Message:
-    """The reply, or an error in its place; its traceback is logged here, so only where somebody waits for it."""
-    try:
-        return reply()
-    except (Exception, SystemExit) as error:
-        log.exception("client %d raised", message.metadata.dst_node_id - 1)
-        said = error.message if isinstance(error, FedqError) else f"{type(error).__name__}: {error}"
-        return Message(Error(CLIENT_RAISED, said), reply_to=message)
+def _delivered(message: Message, reply: Message | BaseException) -> Message:
+    """The reply, or an error in its place; a traceback is logged here, so only where somebody waits for the reply."""
+    if isinstance(reply, Message):
+        return reply
+    log.error("client %d raised", message.metadata.dst_node_id - 1, exc_info=reply)
+    said = reply.message if isinstance(reply, FedqError) else f"{type(reply).__name__}: {reply}"
+    return Message(Error(CLIENT_RAISED, said), reply_to=message)
