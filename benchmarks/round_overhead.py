@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from fedq.build import Simulation, build, one_torch_thread
 from fedq.config import make_config
 from fedq.kernels import records
 from fedq.rounds import rounds
-from fedq.simulation import Simulation, build, one_torch_thread
 
 BATCH = 100
 

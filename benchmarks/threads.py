@@ -10,10 +10,10 @@ import argparse
 from os import cpu_count
 from statistics import median
 
+from fedq.build import build, one_torch_thread
 from fedq.config import make_config
 from fedq.kernels import records
 from fedq.rounds import rounds
-from fedq.simulation import build, one_torch_thread
 
 HIDDEN = ([32], [128, 64], [256, 128], [400, 300], [800, 400])
 

@@ -159,7 +159,7 @@ def check_strategy(strategy: str | type[PackedStrategy], **settings: Any) -> Non
 
 def _check_arguments(name: str, config: Any) -> None:
     """configure_train and aggregate_train write to nothing they are given; strange replies are refused."""
-    from fedq.simulation import build
+    from fedq.build import build
 
     simulation = build(config)
     server, grid = simulation.strategy, simulation.grid
@@ -214,8 +214,8 @@ def _strange(reply: Message) -> Iterator[tuple[str, Message]]:
 def _played(
     config: Any, first: int, last: int, start: Any = None, state: dict[str, Any] | None = None
 ) -> tuple[dict[str, NDArray[np.float32]], list[dict[str, Any]], dict[str, Any]]:
+    from fedq.build import build
     from fedq.runs import Run
-    from fedq.simulation import build
 
     simulation = build(config)
     if state is not None:

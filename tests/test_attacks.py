@@ -12,12 +12,12 @@ from fedq.attacks import ATTACKS, attackers
 from fedq.attacks.base import OmniscientAttack, OwnAttack, Wire
 from fedq.attacks.moments import deviations
 from fedq.attacks.placed import mods
+from fedq.build import Simulation, build
 from fedq.config import make_config
 from fedq.errors import FedqError
 from fedq.kernels import CODECS, records
 from fedq.kernels.plurality import agreement, likeliest, plurality, rows_of, unpacked
 from fedq.rng import key, rng
-from fedq.simulation import Simulation, build
 from fedq.strategies.base import arrays_of
 from fedq.testing import check_strategy
 

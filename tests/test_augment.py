@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import pad
 
+from fedq.build import Simulation, build
 from fedq.config import make_config
 from fedq.data import Dataset, Examples, Inputs, load
 from fedq.data.augment import AUGMENTATIONS, CropFlip, TernGradCifar, standardised
 from fedq.errors import FedqError
 from fedq.rng import rng
-from fedq.simulation import Simulation, build
 
 TRAINING = {"clients": 4, "client.local_steps": 3, "client.batch_size": 8, "data.partition": "iid"}
 

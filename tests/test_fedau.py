@@ -11,12 +11,12 @@ from flwr.clientapp import ClientApp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedq.build import Simulation, build
 from fedq.config import make_config
 from fedq.grids import LocalGrid
 from fedq.kernels import CODECS, records
 from fedq.participation import Participation, Population
 from fedq.rng import rng
-from fedq.simulation import Simulation, build
 from fedq.strategies import PackedStrategy, Setup, strategy
 from fedq.strategies.intervals import Intervals, Sleeper
 from fedq.testing import check_strategy

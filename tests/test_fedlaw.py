@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedq.build import Simulation, build
 from fedq.clients.proxy import ProxySet
 from fedq.config import make_config
 from fedq.data import Dataset, Examples
@@ -19,7 +20,6 @@ from fedq.kernels import CODECS, records
 from fedq.participation import Population
 from fedq.participation.uniform import Uniform
 from fedq.rng import rng
-from fedq.simulation import Simulation, build
 from fedq.strategies.base import Setup
 from fedq.strategies.fedavg import FedAvg
 from fedq.strategies.fedlaw import FedLaw, mixed

@@ -5,12 +5,12 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedq.build import Simulation, build
 from fedq.clients.latent import Latent
 from fedq.config import make_config
 from fedq.kernels import CODECS, records
 from fedq.models.network import Blueprint
 from fedq.rng import key, rng
-from fedq.simulation import Simulation, build
 from fedq.strategies.base import Fold
 
 SLOPE, CLIP = 1.5, 1e-4

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord
 
+from fedq.build import build
 from fedq.config import make_config
 from fedq.errors import FedqError
 from fedq.kernels import records
-from fedq.simulation import build
 from fedq.testing import check_strategy
 
 SMALL: dict[str, Any] = {

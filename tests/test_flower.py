@@ -9,12 +9,12 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
 from fedq._flower import isolated, set_message_id, simulated_run
+from fedq.build import build
 from fedq.clients.app import client_app
 from fedq.config import make_config
 from fedq.grids import LocalGrid
 from fedq.kernels import CODECS, records
 from fedq.rng import key
-from fedq.simulation import build
 
 
 def reply_with(array: Array) -> Message:

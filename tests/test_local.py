@@ -9,6 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flwr
 
+from fedq.build import build
 from fedq.clients import client
 from fedq.clients.app import client_app
 from fedq.clients.trainer import Trained
@@ -20,7 +21,6 @@ from fedq.ledger import Ledger, MeteredGrid
 from fedq.participation import Population
 from fedq.participation.uniform import Uniform
 from fedq.rounds import rounds
-from fedq.simulation import build
 from fedq.strategies import strategy
 from fedq.strategies.base import Setup
 from fedq.testing import _Toy, _toy_batch

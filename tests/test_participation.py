@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from fedq.build import build
 from fedq.config import make_config
 from fedq.data.partition import by_label_mix, label_shares, partition
 from fedq.errors import FedqError
 from fedq.participation import PARTICIPATION, Participation, Population, participation
 from fedq.participation.base import ascending, coins, rates
 from fedq.participation.markov import transitions
-from fedq.simulation import build
 
 CIFAR10 = np.repeat(np.arange(10), 5000)  # the draws depend on class counts alone
 FIRST_P = {

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from fedq.attacks import attackers
+from fedq.build import Simulation, build
 from fedq.config import make_config
 from fedq.errors import FedqError
 from fedq.kernels import records
 from fedq.rounds import RoundRecord
-from fedq.simulation import Simulation, build
 from fedq.strategies.reputation import RULES, Round, pairs, smoothed, weights
 from fedq.testing import check_strategy
 

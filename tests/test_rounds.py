@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Message
 
+from fedq.build import Simulation, build
 from fedq.clients.app import client_app
 from fedq.config import make_config
 from fedq.errors import FedqError
@@ -15,7 +16,7 @@ from fedq.kernels import records
 from fedq.ledger import Ledger, MeteredGrid
 from fedq.participation import Population, participation
 from fedq.rounds import Evaluation, RoundRecord, rounds
-from fedq.simulation import Simulation, begin, build, play
+from fedq.simulation import begin, play
 
 Break = Callable[[Message], Message]
 

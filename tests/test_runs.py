@@ -246,9 +246,9 @@ def test_a_full_disk_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_models_whose_results_would_depend_on_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch import nn
 
+    from fedq.build import build
     from fedq.models import MODELS
     from fedq.models.mlp import Mlp
-    from fedq.simulation import build
 
     for layer in (nn.Dropout(), nn.BatchNorm1d(10)):
 

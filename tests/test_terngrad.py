@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from fedq import steps
 from fedq._flower import with_content
+from fedq.build import Simulation, build
 from fedq.config import make_config
 from fedq.errors import FedqError
 from fedq.kernels import CODECS, records
 from fedq.kernels.counts import Counts
 from fedq.rng import key, rng
-from fedq.simulation import Simulation, build
 
 PAPER, CODE = CODECS["terngrad"], CODECS["terngrad_code"]
 SETTINGS: dict[str, Any] = {

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from fedq.build import Simulation, build
 from fedq.config import make_config
 from fedq.kernels import records
 from fedq.kernels.records import Arrays
 from fedq.settings import flatten
-from fedq.simulation import Simulation, build
 
 HERE = Path(__file__).parent
 ALPHAS = (0.5, 0.1)

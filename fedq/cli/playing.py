@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from fedq.build import Simulation
 from fedq.errors import EXIT_DONE, EXIT_INTERRUPTED
 from fedq.report.screen import Screen, outcome, plan
 from fedq.runs import Run
-from fedq.simulation import Simulation, play
+from fedq.simulation import play
 from fedq.until import Until
 
 

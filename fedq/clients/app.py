@@ -46,10 +46,11 @@ def client_app(
         return Message(content, reply_to=message)
 
     def trained(message: Message, context: Context) -> Message:
-        weights, kept = records.to_arrays(_arrays(message)), context.state.array_records.get("memory")
-        memory = records.to_arrays(kept) if kept else None
-        told = message.content.config_records["config"]
-        trained = trainer.train(weights, _round(message), _partition(context), memory, told)
+        place, told = (_round(message), _partition(context)), message.content.config_records["config"]
+        trained = trainer.ready(*place)
+        if trained is None:
+            weights, kept = records.to_arrays(_arrays(message)), context.state.array_records.get("memory")
+            trained = trainer.train(weights, *place, records.to_arrays(kept) if kept else None, told)
         if trained.memory:
             context.state["memory"] = records.to_record(trained.memory)
         metrics = MetricRecord({"num-examples": trained.examples, "train-loss": trained.loss})
@@ -63,6 +64,19 @@ def client_app(
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     return app
+
+
+def train_ahead(trainer: Trainer) -> Callable[[Sequence[Message], Sequence[int]], None]:
+    """Trains the clients of a cohort of messages together, where they are asked for the same and can be."""
+
+    def ahead(messages: Sequence[Message], partitions: Sequence[int]) -> None:
+        asked = messages[0].content
+        alike = all(m.content.get("arrays") is asked.get("arrays") for m in messages)
+        if messages[0].metadata.message_type != "evaluate" and "arrays" in asked and alike:
+            weights, told = records.to_arrays(_arrays(messages[0])), asked.config_records["config"]
+            trainer.ahead(weights, _round(messages[0]), partitions, told)
+
+    return ahead
 
 
 def encode_mod(codec: PackedCodec, seed: int) -> Mod:

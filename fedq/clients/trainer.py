@@ -7,6 +7,7 @@ may train at once, each with a network of its own.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from math import isfinite
 from queue import Empty, LifoQueue
 from threading import Event
@@ -16,14 +17,16 @@ from typing import Any, Literal, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedq.clients.local import Batches, LocalAlgorithm, Remembering, TrainOptions
-from fedq.data import Dataset, Examples, Inputs
+from fedq.clients.shards import Shards
+from fedq.data import Examples
 from fedq.errors import FedqError
 from fedq.kernels import active as kernels
 from fedq.kernels.records import Arrays
-from fedq.models.network import Blueprint, Network
-from fedq.rng import rng
+from fedq.models.network import Blueprint, Flat, Network
+from fedq.models.stacked import Stacked, stackable
 
 Sends = Literal["weights", "updates", "gradient"]
 
@@ -43,43 +46,6 @@ class Trained:
     examples: int
     loss: float
     memory: dict[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Shards:
-    """Which training examples each partition holds; a share of each may be kept from training, to evaluate on."""
-
-    inputs: Inputs
-    indices: Sequence[NDArray[np.int64]]
-    kept: float
-    seed: int
-    poison: Callable[[int, Examples], Examples] | None = None  # what an attack on data makes of a partition's
-
-    @property
-    def data(self) -> Dataset:
-        """The data set that is shared."""
-        return self.inputs.data
-
-    def training(self, partition: int) -> NDArray[np.int64]:
-        """Where the examples stand that `partition` trains on."""
-        own, n = self._own(partition)
-        return own[n:]
-
-    def taken(self, partition: int, indices: NDArray[np.int64]) -> Examples:
-        """The training examples at `indices`, as `partition` sees them."""
-        examples = self.data.train.take(indices)
-        return self.poison(partition, examples) if self.poison else examples
-
-    def evaluation(self, partition: int) -> Examples:
-        """The examples that `partition` evaluates on, none if nothing is kept."""
-        own, n = self._own(partition)
-        return self.data.train.take(own[:n])
-
-    def _own(self, partition: int) -> tuple[NDArray[np.int64], int]:
-        own = self.indices[partition]
-        n = round(self.kept * len(own))
-        n = n if 2 <= n < len(own) else 0  # batch norm needs two examples
-        return (rng(self.seed, "keep", partition).permutation(own) if n else own), n
 
 
 @final
@@ -104,7 +70,8 @@ class Trainer:
         )
         self._sends, self._evaluation_batch = sends, evaluation_batch
         self._initial = blueprint.initial_weights()
-        self._idle: dict[tuple[str, ...], LifoQueue[Network]] = {}
+        self._idle: dict[tuple[bool | str, ...], LifoQueue[Network | Stacked]] = {}
+        self._ready: dict[tuple[int, int], Callable[[], Trained]] = {}
         self.stop = Event()  # set while training is to be abandoned
 
     def train(
@@ -119,24 +86,63 @@ class Trainer:
 
         `told` is what the round's message tells clients, such as FedProx's `proximal-mu`.
         """
-        own = self._shards.training(partition)
+        return self._trained(weights, round_, [partition], told, memory)[0]()
+
+    def ahead(self, weights: Arrays, round_: int, partitions: Sequence[int], told: Mapping[str, Any]) -> None:
+        """Train clients together, where that is possible; `ready` then has what each made of the round."""
+        alike = len({self._options.steps(len(self._shards.training(p))) for p in partitions}) == 1
+        if alike and self.together and not isinstance(self._algorithm, Remembering):
+            trained = self._trained(weights, round_, partitions, told)
+            self._ready.update({(round_, p): t for p, t in zip(partitions, trained, strict=True)})
+
+    def ready(self, round_: int, partition: int) -> Trained | None:
+        """What `ahead` made of a client, once."""
+        trained = self._ready.pop((round_, partition), None)
+        return trained() if trained else None
+
+    @cached_property
+    def together(self) -> bool:
+        """Whether the network is one that K clients can train at once."""
+        return stackable(self._blueprint.module())
+
+    def _trained(
+        self,
+        weights: Arrays,
+        round_: int,
+        partitions: Sequence[int],
+        told: Mapping[str, Any],
+        memory: Arrays | None = None,
+    ) -> list[Callable[[], Trained]]:
+        """What each client made of the round, or the error that it raises."""
         options = self._options.at(round_, told)
         algorithm = self._algorithm if options is self._options else type(self._algorithm)(options)
-        with self._network(weights) as network:
+        batches = self._unless_stopped(self._shards.batches(partitions, options, round_))
+        with self._network(weights, alone=len(partitions) == 1) as network:
             start_D = network.flatten(weights)
-            batches = self._batches(own, options, round_, partition)
-            network.rekey_(self._shards.seed, round_, partition)
-            kept: dict[str, NDArray[np.float32]] = {}
+            start_KD, kept_K = start_D.expand(len(partitions), -1), [dict[str, NDArray[np.float32]]()] * len(partitions)
+            network.rekey_(self._shards.seed, round_, partitions[0])
             if isinstance(algorithm, Remembering):
                 was_D = network.flatten(memory) if memory else torch.zeros_like(start_D)
-                end_KD, loss_K, kept_KD = algorithm.train_on(network, start_D[None], was_D[None], batches)
-                kept = network.unflatten(kept_KD[0])
+                end_KD, loss_K, kept_KD = algorithm.train_on(network, start_KD, was_D[None], batches)
+                kept_K = [network.unflatten(kept_D) for kept_D in kept_KD]
             else:
-                end_KD, loss_K = algorithm.train(network, start_D[None], batches)
-            sent_D = end_KD[0] - start_D if self._sends == "updates" else end_KD[0]
-            if not (isfinite(loss_K[0]) and isfinite(kernels.largest(sent_D.numpy()))):
-                raise FedqError("FQ301", "training diverged to NaN or infinity; lower --lr")
-            return Trained(network.unflatten(sent_D), len(own), float(loss_K[0]), kept)
+                end_KD, loss_K = algorithm.train(network, start_KD, batches)
+            sent_KD = end_KD - start_KD if self._sends == "updates" else end_KD
+            clients = zip(partitions, sent_KD, loss_K.tolist(), kept_K, strict=True)
+            return [partial(self._made, network, *client) for client in clients]
+
+    def _made(
+        self, network: Flat, partition: int, sent_D: Tensor, loss: float, kept: dict[str, NDArray[np.float32]]
+    ) -> Trained:
+        if not (isfinite(loss) and isfinite(kernels.largest(sent_D.numpy()))):
+            raise FedqError("FQ301", "training diverged to NaN or infinity; lower --lr")
+        return Trained(network.unflatten(sent_D), len(self._shards.training(partition)), loss, kept)
+
+    def _unless_stopped(self, batches: Batches) -> Batches:
+        for batch in batches:
+            if self.stop.is_set():
+                raise Abandoned
+            yield batch
 
     def evaluate(self, weights: Arrays, partition: int) -> tuple[float, float, int]:
         """Loss, accuracy and number of the examples that `partition` keeps for evaluation."""
@@ -150,31 +156,17 @@ class Trainer:
         with self._network(weights) as network:
             x, y = self._shards.inputs.tensors(examples)
             x = self._shards.inputs.testing(x)
-            return network.evaluate(network.flatten(weights), x, y, self._evaluation_batch)
-
-    def _batches(self, own: NDArray[np.int64], o: TrainOptions, round_: int, partition: int) -> Batches:
-        """The round's full batches from shuffled epochs laid end to end, augmented; a batch may span two epochs."""
-        n, inputs, seed = len(own), self._shards.inputs, self._shards.seed
-        shuffling, changing = (rng(seed, purpose, round_, partition) for purpose in ("batch", "augment"))
-        steps = o.steps(n)
-        needed = steps * o.batch_size
-        order = np.concatenate([shuffling.permutation(n) for _ in range(-(-needed // n))])[:needed]
-        if needed < n:
-            own, order = own[order], np.arange(needed)  # no image is scaled for nothing
-        x, y = inputs.tensors(self._shards.taken(partition, own))
-        for indices in torch.from_numpy(order.reshape(steps, o.batch_size)):
-            if self.stop.is_set():
-                raise Abandoned
-            yield inputs.training(x[indices], changing)[None], y[indices][None]
+            loss, accuracy = network.evaluate(network.flatten(weights), x, y, self._evaluation_batch)
+            return loss, accuracy
 
     @contextmanager
-    def _network(self, weights: Arrays) -> Iterator[Network]:
-        """An idle network, or a new one if all are at work."""
-        idle = self._idle.setdefault(tuple(weights), LifoQueue())
+    def _network(self, weights: Arrays, *, alone: bool = True) -> Iterator[Any]:
+        """An idle network, or a new one if all are at work: of one client, or of several."""
+        idle = self._idle.setdefault((alone, *weights), LifoQueue())
         try:
             network = idle.get_nowait()
         except Empty:
-            network = Network(self._blueprint, self._initial, list(weights))
+            network = (Network if alone else Stacked)(self._blueprint, self._initial, list(weights))
         try:
             yield network
         finally:

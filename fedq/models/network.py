@@ -5,6 +5,7 @@ Shapes: K clients, D trained weights, B examples a batch. The loop below takes K
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import final
 
 import numpy as np
@@ -77,24 +78,14 @@ class Blueprint:
         return any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in self.module().modules())
 
 
-@final
-class Network:
-    """A module whose weights `names` are trained and all others keep the value in `weights`."""
+class Flat:
+    """Named weights of these shapes, and the flat vector [D] that they are one after the other."""
 
-    def __init__(self, blueprint: Blueprint, weights: Weights, names: Sequence[str]) -> None:
-        self._module = blueprint.module().train()
-        self._trained: list[nn.Parameter] = []
-        parameters = dict(self._module.named_parameters())
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(torch.tensor(weights[name])).requires_grad_(name in names)
-        self.shapes = {name: tuple(parameters[name].shape) for name in names}
-        self._trained = [parameters[name] for name in names]
-        self._sizes = [p.numel() for p in self._trained]
-        self.matrices = torch.cat([torch.full((p.numel(),), float(p.dim() > 1)) for p in self._trained])
-        self._flat = torch.cat([p.detach().reshape(-1) for p in self._trained])
-        for p, view in zip(self._trained, torch.split(self._flat, self._sizes), strict=True):
-            p.data = view.view_as(p)
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.shapes = shapes
+        self._sizes = [prod(shape) for shape in shapes.values()]
+        parts = zip(self._sizes, shapes.values(), strict=True)
+        self.matrices = torch.cat([torch.full((n,), float(len(shape) > 1)) for n, shape in parts])
 
     def flatten(self, weights: Weights) -> Tensor:
         """Named arrays -> one flat [D] tensor of its own."""
@@ -104,6 +95,26 @@ class Network:
         """A flat [D] tensor -> named arrays, views of it."""
         parts = torch.split(w_D, self._sizes)
         return {n: p.view(s).numpy() for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
+
+    def rekey_(self, seed: int, *place: int) -> None:
+        """Start dropout anew for one place of the run (round and partition), if there is any."""
+
+
+@final
+class Network(Flat):
+    """A module whose weights `names` are trained and all others keep the value in `weights`."""
+
+    def __init__(self, blueprint: Blueprint, weights: Weights, names: Sequence[str]) -> None:
+        self._module = blueprint.module().train()
+        parameters = dict(self._module.named_parameters())
+        super().__init__({name: tuple(parameters[name].shape) for name in names})
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(torch.tensor(weights[name])).requires_grad_(name in names)
+        self._trained = [parameters[name] for name in names]
+        self._flat = torch.cat([p.detach().reshape(-1) for p in self._trained])
+        for p, view in zip(self._trained, torch.split(self._flat, self._sizes), strict=True):
+            p.data = view.view_as(p)
 
     def rekey_(self, seed: int, *place: int) -> None:
         """Start dropout anew for one place of the run (round and partition)."""

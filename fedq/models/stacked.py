@@ -6,20 +6,19 @@ units in the last place), and never on who the others are.
 """
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedq.models.network import Blueprint, Weights
+from fedq.models.network import Blueprint, Flat, Weights
 
 Layer = Callable[[Tensor, dict[str, Tensor]], Tensor]  # activations [K, B, ...] and stacked parameters -> [K, B, ...]
 
 
 @final
-class Stacked:
+class Stacked(Flat):
     """A chain of layers with the weights `names` stacked over K clients, and all others as in `weights`."""
 
     def __init__(self, blueprint: Blueprint, weights: Weights, names: Sequence[str]) -> None:
@@ -27,12 +26,8 @@ class Stacked:
         assert stackable(module)
         self._layers = [_layer(path, part) for path, part in module.named_children()]
         parameters = dict(module.named_parameters())
-        self.shapes = {name: tuple(parameters[name].shape) for name in names}
-        self._sizes = [prod(shape) for shape in self.shapes.values()]
+        super().__init__({name: tuple(parameters[name].shape) for name in names})
         self._fixed = {n: torch.tensor(weights[n])[None] for n in parameters if n not in names}
-        self.matrices = torch.cat(
-            [torch.full((n,), float(len(s) > 1)) for n, s in zip(self._sizes, self.shapes.values(), strict=True)]
-        )
 
     def gradient(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy [K] of each client's batch at its weights, and the gradient [K, D]."""

@@ -31,9 +31,9 @@ def machine() -> str:
 
 def curve(name: str) -> dict[str, Any]:
     """A short run of a strategy: metrics by round, and the fingerprint of the final weights."""
+    from fedq.build import build
     from fedq.kernels import records
     from fedq.runs import fingerprint
-    from fedq.simulation import build
 
     more = {"clients": 4} if name == "bulyan" else {}
     simulation = build(make_config({**SETTINGS, **more}, strategy=name))

@@ -1,0 +1,186 @@
+"""A config's parts: data, partitions, strategy, trainer and grid, checked to fit before the first round."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import cpu_count
+from typing import Any
+
+import torch
+
+from fedq import _flower
+from fedq.attacks import attackers, check_fit
+from fedq.attacks.base import Wire
+from fedq.attacks.placed import attacked, mods, poison
+from fedq.clients import client
+from fedq.clients.app import client_app, encode_mod, train_ahead
+from fedq.clients.feedback import check_feedback, feedback_mod
+from fedq.clients.local import LocalAlgorithm
+from fedq.clients.proxy import ProxySet
+from fedq.clients.shards import Shards
+from fedq.clients.trainer import Trainer
+from fedq.config import RunConfig, blaming
+from fedq.data import Dataset, Examples, Inputs, load
+from fedq.data.partition import label_shares, partition
+from fedq.data.proxy import hold_proxy
+from fedq.errors import FedqError
+from fedq.grids import LocalGrid
+from fedq.kernels import codec, records
+from fedq.kernels.records import Arrays
+from fedq.ledger import Ledger, MeteredGrid
+from fedq.models.network import Blueprint
+from fedq.participation import Population, participation
+from fedq.rounds import Evaluation, RoundRecord, rounds
+from fedq.strategies import PackedStrategy, Setup, strategy
+from fedq.strategies.proxy import ProxyOptions
+
+SMALL = 32_000  # trained weights below which threads only wait for each other (benchmarks/threads.py)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The parts of a run, built from its config."""
+
+    config: RunConfig
+    data: Dataset
+    strategy: PackedStrategy
+    initial: Arrays
+    drawn: Arrays
+    trainer: Trainer
+    workers: int
+    clients: LocalGrid
+    grid: MeteredGrid
+    warnings: tuple[str, ...]
+
+    def score(self, weights: Arrays) -> tuple[float, float]:
+        """Loss and accuracy on the test examples."""
+        return self.trainer.score(weights, self.data.test)
+
+    def state(self) -> dict[str, Any]:
+        """What must survive a checkpoint besides the model: the strategy's state, and what clients keep."""
+        return {"strategy": self.strategy.state(), "clients": self.clients.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.strategy.restore(state["strategy"])
+        self.clients.restore(state["clients"])
+
+    def rounds(self, arrays: Arrays, first: int, last: int) -> Iterator[RoundRecord]:
+        """Play rounds `first ... last` from named global weights."""
+        top = self.config.top
+        evaluation = Evaluation(self.score, top.evaluate.every, top.evaluate.clients)
+        start = records.to_record(arrays)
+        with one_torch_thread():
+            yield from rounds(
+                self.strategy, self.grid, start, first=first, last=last, evaluation=evaluation, tolerate=top.tolerate
+            )
+
+
+def build(config: RunConfig) -> Simulation:
+    """Load the data, share it among clients, and make strategy, trainer and grid. FedqError if they do not fit."""
+    _flower.quiet()
+    with blaming(config.origins):
+        top, o = config.top, config.client.options
+        population = Population(top.seed, top.clients, top.per_round, lambda: label_shares(data.train.y, held))
+        coming = participation(config.participation.name)(population, config.participation.options)
+        who = attackers(top.attack, top.clients, top.seed) if top.attack else None
+        bad = who.partitions if who else frozenset[int]()
+        setup = Setup(coming, codec(top.codec), codec(top.downlink), o.lr, top.rounds, bad)
+        server: PackedStrategy = strategy(config.strategy.name)(setup, config.strategy.options)
+        algorithm: LocalAlgorithm = client(config.client.name)(o)
+        _check_client(config, server, algorithm)
+        wire = Wire(server.codec, server.sends, top.seed)
+        if who:
+            check_fit(who, wire, config.strategy.name)
+        feedback = _check_feedback(config, server) if top.error_feedback else ()
+        data, own = _held(config, load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed))
+        held = partition(data.train.y, top.data.partition, top.clients, top.seed)
+        coming.probabilities()  # rates above 1 are told now
+        inputs = Inputs(data, top.data.scale, top.data.augment)
+        blueprint = Blueprint(config.model.name, config.model.options, inputs.shape, data.classes, top.seed)
+        server.proxy = ProxySet(blueprint, inputs, own) if own else None
+        warned = (*_check_norms(config, blueprint), *_check_proxy(config, own), *feedback)
+        drawn = blueprint.initial_weights()
+        initial = server.initial(drawn, blueprint.hidden(), top.seed)
+        kept = top.evaluate.kept if top.evaluate.clients else 0.0
+        shards = Shards(inputs, held, kept, top.seed, poison(who, data.classes))
+        batch = top.evaluate.batch_size
+        trainer = Trainer(blueprint, shards, algorithm, o, sends=server.sends, evaluation_batch=batch)
+    trained = sum(x.size for x in initial.values())
+    workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
+    pack = feedback_mod if top.error_feedback else encode_mod
+    app = client_app(trainer, server.codec, top.seed, [*mods(who, wire), *server.mods()], pack)
+    cohort, ahead = _cohort(trained, o.batch_size) if trainer.together else 1, train_ahead(trainer)
+    clients = LocalGrid(app, top.clients, workers=workers, cohort=cohort, ahead=ahead, stop=trainer.stop)
+    grid = MeteredGrid(attacked(clients, who, wire), Ledger())
+    return Simulation(config, data, server, initial, drawn, trainer, workers, clients, grid, warned)
+
+
+def _cohort(weights: int, batch: int) -> int:
+    """Clients that train at once in a network that can be stacked, as measured (benchmarks/cohort.py).
+
+    A function of the config alone, as bits depend on it: large products gain nothing, small ones want to fit a cache.
+    """
+    return max(8, min(32, 2**17 // weights)) if weights * batch <= 4_000_000 else 1
+
+
+def _held(config: RunConfig, data: Dataset) -> tuple[Dataset, Examples | None]:
+    """The data without what the server holds of them, and that, if the strategy wants a proxy set."""
+    o = config.strategy.options
+    return (
+        hold_proxy(data, o.proxy, o.proxy_per_class, config.top.seed) if isinstance(o, ProxyOptions) else (data, None)
+    )
+
+
+def _check_proxy(config: RunConfig, held: Examples | None) -> Iterator[str]:
+    if held and config.strategy.options.proxy == "test":
+        yield (
+            f"the server learns on {len(held)} test images (strategy.proxy = test); "
+            "accuracy is that of the others, and still flattered by them"
+        )
+
+
+def _check_feedback(config: RunConfig, server: PackedStrategy) -> tuple[str, ...]:
+    asked_first = type(server).configure_query is not PackedStrategy.configure_query
+    return check_feedback(config.strategy.name, server.sends, server.codec, asked_first=asked_first)
+
+
+def _check_client(config: RunConfig, server: PackedStrategy, algorithm: LocalAlgorithm) -> None:
+    if server.client and config.client.name != server.client:
+        raise FedqError(
+            "FQ105",
+            f"`{config.strategy.name}` needs the client `{server.client}`, not `{config.client.name}`",
+            key="client.name",
+            hint="leave client.name out: the strategy knows its own",
+        )
+    if (server.sends == "gradient") != (algorithm.returns == "gradient"):
+        wanted = "a gradient" if server.sends == "gradient" else "weights"
+        raise FedqError(
+            "FQ105",
+            f"`{config.strategy.name}` needs a client that returns {wanted}, and `{config.client.name}` does not",
+            key="client.name",
+            hint="leave client.name out: the strategy knows its own",
+        )
+
+
+def _check_norms(config: RunConfig, blueprint: Blueprint) -> Iterator[str]:
+    if blueprint.normalised() and config.client.options.batch_size < 2:
+        raise FedqError(
+            "FQ105",
+            f"`{config.model.name}` has batch norm, which needs batches of at least 2 examples",
+            key="client.batch_size",
+            hint="raise --batch-size, or --set model.norm=none where the model has that",
+        )
+    if config.client.name == "latent" and not blueprint.normalised():
+        yield f"`{config.model.name}` has no batch norm, so activations of +-1 weights grow with every layer"
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """One torch thread in every thread: bits depend on the number, and workers are the better use of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

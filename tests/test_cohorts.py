@@ -1,0 +1,108 @@
+"""K clients together are each alone: to float32 rounding where weights are stacked, and whatever the workers."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedq.build import Simulation, build
+from fedq.config import make_config
+from fedq.kernels import records
+from fedq.models import model
+from fedq.models.network import Blueprint, Network
+from fedq.models.stacked import Stacked, stackable
+
+SETTINGS: dict[str, Any] = {
+    "clients": 20, "rounds": 3, "client.local_steps": 4, "model.hidden": [16], "evaluate.every": 3, "workers": 1,
+    "codec": "float32",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("trained", ["all", "hidden"])
+def test_stacked_gradients(norm: str, trained: str) -> None:
+    blueprint = Blueprint("mlp", model("mlp").Options(hidden=(24, 16), norm=norm), (1, 8, 8), 10, 0)
+    weights = blueprint.initial_weights()
+    names = list(weights) if trained == "all" else blueprint.hidden()
+    alone, together = Network(blueprint, weights, names), Stacked(blueprint, weights, names)
+    random = torch.Generator().manual_seed(0)
+    w = alone.flatten(weights).repeat(5, 1)
+    w += 0.1 * torch.randn(w.shape, generator=random)
+    x, y = torch.randn(5, 7, 1, 8, 8, generator=random), torch.randint(0, 10, (5, 7), generator=random)
+    losses, g = together.gradient(w, x, y)
+    for k in range(5):
+        loss, one = alone.gradient(w[k : k + 1], x[k : k + 1], y[k : k + 1])
+        torch.testing.assert_close(losses[k], loss[0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(g[k], one[0], rtol=1e-4, atol=1e-6)
+
+
+def test_what_can_be_stacked() -> None:
+    def known(name: str, shape: tuple[int, ...]) -> bool:
+        return stackable(Blueprint(name, model(name).Options(), shape, 10, 0).module())
+
+    assert known("mlp", (1, 8, 8))
+    assert not known("lenet5", (1, 28, 28))
+    assert not known("resnet20", (3, 32, 32))
+
+
+def final(simulation: Simulation) -> dict[str, np.ndarray]:
+    record = list(simulation.rounds(simulation.initial, 1, 3))[-1]
+    return {n: x.copy() for n, x in records.to_arrays(record.arrays).items()}
+
+
+def alone(config: Any) -> Simulation:
+    simulation = build(config)
+    simulation.clients._cohort = 1
+    return simulation
+
+
+@pytest.mark.parametrize("client", ["sgd", "fedprox", "latent"])
+def test_a_round_of_cohorts(client: str) -> None:
+    """Within 1e-4 of the clients one by one, after three rounds of plain steps; with augmentation too."""
+    strategy = "fedvote" if client == "latent" else "fedavg"
+    for more in ({}, {"data.augment": "crop", "per_round": 9}):
+        config = make_config(**SETTINGS, **more, strategy=strategy, client={"name": client, "optimizer": "sgd"})
+        together, each = final(build(config)), final(alone(config))
+        assert together.keys() == each.keys()
+        for name in together:
+            np.testing.assert_allclose(together[name], each[name], atol=1e-4)
+
+
+def test_one_gradient_a_client() -> None:
+    config = make_config(**SETTINGS, strategy="fedavg", client={"name": "sgd", "local_steps": 1})
+    together, each = final(build(config)), final(alone(config))
+    for name in together:
+        np.testing.assert_allclose(together[name], each[name], atol=1e-5)
+
+
+def test_cohorts_do_not_depend_on_workers() -> None:
+    config = make_config(**SETTINGS, strategy="fedvote", client="latent")
+    one, three = final(build(config)), final(build(config.with_(workers=3)))
+    assert all((one[n] == three[n]).all() for n in one)
+
+
+def test_clients_of_unequal_steps_train_alone() -> None:
+    """Epochs of unequal shards: the same bits as one by one."""
+    few = {k: v for k, v in SETTINGS.items() if k != "client.local_steps"}
+    config = make_config(**{**few, "clients": 6}, strategy="fedavg", client={"name": "sgd", "local_epochs": 1.0})
+    together, each = final(build(config)), final(alone(config))
+    assert all((together[n] == each[n]).all() for n in together)
+
+
+def test_a_client_that_diverges_in_a_cohort_fails_alone() -> None:
+    """The error is that client's; the others' replies are used."""
+    config = make_config(**SETTINGS, strategy="fedavg", tolerate=0.5)
+    simulation = build(config)
+    network = simulation.trainer._network(simulation.initial, alone=False).__enter__()
+    gradient = network.gradient
+
+    def poisoned(w: Any, x: Any, y: Any) -> Any:
+        losses, g = gradient(w, x, y)
+        g[2] = float("nan")
+        return losses, g
+
+    network.gradient = poisoned
+    simulation.trainer._idle[(False, *simulation.initial)].put(network)
+    record = next(iter(simulation.rounds(simulation.initial, 1, 1)))
+    assert (record.clients, record.failed) == (19, 1)
