@@ -1,5 +1,6 @@
 """Scales and augmentations: each against a loop over images, keyed by the round, in training only."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,8 @@ def test_rounds_and_clients_have_changes_of_their_own() -> None:
     s = simulation(**{"data.augment": "crop", "client.local_steps": 1})
     seen = []
     for round_, partition in ((1, 0), (1, 1), (2, 0)):
-        ((x, _),) = s.trainer._batches(np.zeros(8, np.int64), round_, partition)
+        shards = replace(s.trainer._shards, indices=[np.zeros(8, np.int64)] * 2)
+        ((x, _),) = shards.batches([partition], s.config.client.options, round_)
         seen.append(x)
     assert not any(torch.equal(a, b) for a, b in ((seen[0], seen[1]), (seen[0], seen[2])))
 

@@ -116,7 +116,7 @@ def test_a_client_that_raises(fedq: Fedq, tiny: tuple[str, ...], monkeypatch: py
     def fail(*_: object) -> None:
         raise OSError("disk on fire")
 
-    monkeypatch.setattr(Trainer, "train", fail)
+    monkeypatch.setattr(Trainer, "_trained", fail)
     status, out, err = fedq("simulate", *tiny, "--json")
     assert status == 5
     assert out == ""

@@ -66,8 +66,8 @@ def test_epochs_are_by_each_clients_own_size() -> None:
     epochs = build(s.config.with_(client__local_epochs=1.5))
     for k in range(4):
         n = len(s.trainer._shards.training(k))
-        own, o = epochs.trainer._shards.training(k), epochs.config.client.options
-        steps = list(epochs.trainer._batches(own, o, 1, k))
+        o = epochs.config.client.options
+        steps = list(epochs.trainer._shards.batches([k], o, 1))
         assert len(steps) == o.steps(n) == -(-3 * n // 32)
         assert {len(y[0]) for _, y in steps} == {16}
 
@@ -135,6 +135,9 @@ class Bowls:
 
     def __init__(self, name: str, **options: Any) -> None:
         self._algorithm = client(name)(client(name).Options(**options))
+
+    def ready(self, round_: int, k: int) -> None:
+        """Nobody was trained ahead."""
 
     def train(
         self, weights: Mapping[str, Any], round_: int, k: int, memory: Mapping[str, Any] | None, told: Any

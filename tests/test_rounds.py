@@ -113,7 +113,7 @@ def test_a_failing_client_leaves_one_traceback_in_the_log(
     def fail(*_: object) -> None:
         raise ValueError("a broken disk")
 
-    monkeypatch.setattr(s.trainer, "train", fail)
+    monkeypatch.setattr(s.trainer, "_trained", fail)
     with pytest.raises(FedqError, match="client 0 failed in round 1: ValueError: a broken disk"):
         list(play(run, s))
     log = (run.path / "log.txt").read_text()
@@ -238,6 +238,7 @@ def test_abandoned_clients_stop_training() -> None:
     import time
 
     s = simulation(workers=2, **{"client.local_steps": 200_000})
+    s.clients._cohort = 1
     playing = s.rounds(s.initial, 1, 1)
     began = time.monotonic()
 

@@ -67,14 +67,18 @@ def client_app(
 
 
 def train_ahead(trainer: Trainer) -> Callable[[Sequence[Message], Sequence[int]], None]:
-    """Trains the clients of a cohort of messages together, where they are asked for the same and can be."""
+    """Trains the clients of a cohort of messages together, where they are asked for the same and can be.
+
+    A message whose config says `alone` is for one client at a time.
+    """
 
     def ahead(messages: Sequence[Message], partitions: Sequence[int]) -> None:
         asked = messages[0].content
         alike = all(m.content.get("arrays") is asked.get("arrays") for m in messages)
-        if messages[0].metadata.message_type != "evaluate" and "arrays" in asked and alike:
-            weights, told = records.to_arrays(_arrays(messages[0])), asked.config_records["config"]
-            trainer.ahead(weights, _round(messages[0]), partitions, told)
+        if messages[0].metadata.message_type == "train" and "arrays" in asked and alike:
+            told = asked.config_records["config"]
+            if not told.get("alone"):
+                trainer.ahead(records.to_arrays(_arrays(messages[0])), _round(messages[0]), partitions, told)
 
     return ahead
 

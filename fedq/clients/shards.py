@@ -54,7 +54,8 @@ class Shards:
             places.append(order + start)
             start += len(own)
         x, y = self.inputs.tensors(_joined(examples))
-        steps = torch.from_numpy(np.stack(places).reshape(len(partitions), -1, o.batch_size)).unbind(1)
+        place_KSB = torch.from_numpy(np.stack(places).reshape(len(partitions), -1, o.batch_size))
+        steps = (place_KSB[:, s] for s in range(place_KSB.shape[1]))
         if self.inputs.augment == "none":
             yield from ((x[place_KB], y[place_KB]) for place_KB in steps)
             return

@@ -140,8 +140,9 @@ class LocalGrid(Grid):
         if self._ahead and len(cohort) > 1:
             try:
                 self._ahead(cohort, [m.metadata.dst_node_id - 1 for m in cohort])
-            except Exception:
-                log.exception("training a cohort failed; its clients train alone")
+            except Exception as error:  # each then fails or succeeds by itself
+                if not self._stop.is_set():
+                    log.warning("a cohort could not be trained together: %s: %s", type(error).__name__, error)
 
     def _played_together(self, cohort: list[Message]) -> list[Message | BaseException]:
         self._prepare(cohort)
@@ -149,7 +150,7 @@ class LocalGrid(Grid):
 
     def _played(self, message: Message) -> Message | BaseException:
         try:
-            return self._play(message)
+            return InterruptedError("nobody waits for it") if self._stop.is_set() else self._play(message)
         except (Exception, SystemExit) as error:
             return error
 

@@ -143,6 +143,7 @@ class TernGrad(PackedStrategy):
 
     def _told(self, kind: str, round_: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """The round's weights: as the last average gradient to workers that hold those before, else themselves."""
+        config = ConfigRecord({**config, "alone": True})  # the same bits, however the weights come
         messages = self._messages(kind, round_, arrays, config, grid)
         if not (messages and self._localised):
             return messages
