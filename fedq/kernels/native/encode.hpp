@@ -117,12 +117,12 @@ void encode_bernoulli(const float* p, u64 seed, u64 stream, u8* out, u64 begin, 
   });
 }
 
-// P(1) = x / 2 + 1 / 2, the probability rounded to float32 as if it were stored.
+// P(1) = x / 2 + 1 / 2, the probability rounded to float32 as if it were stored: scaling by 65536 commutes with that.
 void encode_binary(const float* v, u64 seed, u64 stream, u8* out, u64 begin, u64 end) {
   const Philox philox(seed, stream);
   by_tiles(v, -1, begin, end, [&](const float* x, u64 i, u64 n) INLINE_LAMBDA {
     u64 bits[2];
-    coins(philox, i, [&](int j) INLINE_LAMBDA { return (loadf(x + j) * 0.5f + 0.5f) * 65536.0f; }, bits);
+    coins(philox, i, [&](int j) INLINE_LAMBDA { return loadf(x + j) * 32768.0f + 32768.0f; }, bits);
     memcpy(out + i / 8, bits, n);
   });
 }
