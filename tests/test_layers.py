@@ -24,6 +24,7 @@ ALLOWED = {
     "ledger": {"_flower"},
     "rounds": {"errors", "kernels", "ledger", "strategies"},
     "runs": {"errors"},
+    "bench": {"errors", "kernels", "rng"},
     "report": {
         "errors",
         "plugins",
