@@ -74,12 +74,10 @@ INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Phil
 // The same for a whole tile, with signed steps S = +-T. Up or down, the rounded step is the upper half of S + 65535 - r where
 // x >= 0, and of S + r elsewhere; a tie leaves all or none of the lower 16 bits set.
 template <int BITS>
-INLINE void encode_tile(const float* x, u64 i, float factor, const Philox& philox, u8* out) {
+INLINE void encode_tile(const float* x, u64 i, float factor, const Philox& philox, const U words[4], u8* out) {
   const float levels = levels_of(BITS);
   const __m512 scale = _mm512_set1_ps(factor * 65536.0f), limit = _mm512_set1_ps(levels * 65536.0f);
   const __m512i low = _mm512_set1_epi32(0xffff);
-  U words[4];
-  philox.tile(i / TILE, words);
   __m512i steps[8];
   u32 tied[8], any = 0;
   auto coin = [&](int j) INLINE_LAMBDA {
@@ -148,9 +146,12 @@ INLINE void encode_buckets(const float* x, const Philox& philox, u8* out, float*
     const float factor = s > 0 ? levels / s : 0.0f;
     u64 k = 0;
 #if defined(__AVX512VBMI__)
-    for (; k + TILE <= n; k += TILE) {
-      for (int line = 0; line < 8; ++line) __builtin_prefetch((const char*)(x + i + k + BUCKET) + 64 * line, 0, 2);
-      encode_tile<BITS>(x + i + k, i + k, factor, philox, out + (i + k) * BITS / 8);
+    for (; k + 2 * TILE <= n; k += 2 * TILE) {
+      for (int line = 0; line < 16; ++line) __builtin_prefetch((const char*)(x + i + k + BUCKET) + 64 * line, 0, 2);
+      U words[8];
+      philox.tiles<2>((i + k) / TILE, words);
+      for (u64 at = i + k, t = 0; t < 2; ++t, at += TILE)
+        encode_tile<BITS>(x + at, at, factor, philox, words + 4 * t, out + at * BITS / 8);
     }
 #endif
     if (k < n) encode_bucket<BITS>(x + i + k, i + k, n - k, factor, philox, out + (i + k) * BITS / 8);
