@@ -1,8 +1,9 @@
 """The kernels against the physical limit of this machine: `fedq bench kernels`.
 
-One thread. Every round runs each contender once, native kernels and their floors beside each other, and medians are
-compared, so that a busy machine spoils all of them alike. The floor of a kernel is the time to read its input and to
-write its output with non-temporal stores (ordinary ones up to 16 MB, where those are faster), on as many bytes.
+One thread, and its CPU time. Every round runs each contender once, native kernels and their floors beside each other,
+and medians are compared, so that a busy machine spoils all of them alike. The floor of a kernel is the time to read its
+input and to write its output with non-temporal stores (ordinary ones up to 16 MB, where those are faster), on as many
+bytes.
 """
 
 import time
@@ -81,10 +82,10 @@ def _medians(contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def _seconds(run: Callable[[], object], repeat: int) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(repeat):
         run()
-    return (time.perf_counter() - start) / repeat
+    return (time.thread_time() - start) / repeat
 
 
 def _aligned(nbytes: int) -> NDArray[np.uint8]:
