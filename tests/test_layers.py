@@ -27,6 +27,7 @@ ALLOWED = {
     "steps": set(),
     "rounds": {"errors", "kernels", "ledger", "strategies"},
     "runs": {"errors"},
+    "bench": {"errors", "kernels", "rng"},
     "report": {
         "errors",
         "plugins",

@@ -33,6 +33,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # result, parameters; those of nati
     "count_ones": (_N, _P, _N),
     "pack_mask_sign": (_N, _P, _P, _N, _P, _P),
     "unpack_mask_sign": (None, _P, _P, _N, _N, _P, _P),
+    "rans_encode": (_N, _P, _N, _N, _P, _P, _P),
+    "rans_decode": (_N, _P, _N, _N, _P, _N),
     "disjoint": (_I, _P, _P, _N),
     "qsgd_encode": (None, _P, _I, _N, _N, _P, _P, _N, _N),
     "qsgd_decode": (None, _P, _P, _I, _P, _N, _N),

@@ -28,6 +28,7 @@ from fedq.kernels._checks import (
 )
 from fedq.kernels._library import library
 from fedq.kernels._reference import BUCKET, F32, I8, U8, U32, padding_is_zero
+from fedq.kernels._reference_rans import RANS_BLOCK, rans_lanes
 from fedq.kernels._reference_votes import Counts, Numbers, Rows, tables
 from fedq.rng import Key
 
@@ -75,6 +76,11 @@ def decode_binary_i8(packed: U8, d: int, *, out: I8 | None = None, threads: int 
     out = output(out, np.int8, (d,))
     _sliced("decode_binary_i8", (bits_of(packed, d), address(out)), d, threads)
     return out
+
+
+def count_ones(packed: U8) -> int:
+    """See `_reference`."""
+    return int(_call("count_ones", checked(packed, np.uint8), packed.size))
 
 
 # ------------------------------------------------------------------------------------------------- ternary
@@ -155,11 +161,27 @@ def unpack_mask_sign(packed: U8, d: int) -> tuple[U8, bool]:
     planes = np.zeros((2, len(mask)), np.uint8)
     if len(mask) < n:
         return planes, False
-    ones = _call("count_ones", address(mask), n)
+    ones = count_ones(mask)
     if not padding_is_zero(mask, d) or len(signs) != -(-ones // 8) or not padding_is_zero(signs, ones):
         return planes, False
     _call("unpack_mask_sign", address(mask), address(signs), len(signs), d, address(planes[0]), address(planes[1]))
     return planes, True
+
+
+def rans_encode(data: U8) -> U8:
+    """See `_reference_rans`."""
+    n, lanes, source = data.size, rans_lanes(data.size), checked(data, np.uint8)
+    counts, states = np.empty(-(-n // RANS_BLOCK), "<u2"), np.empty(lanes, "<u4")
+    room = np.empty(n + 16, "<u2")  # no byte takes more than a word; vectors store sixteen at a time
+    words = _call("rans_encode", source, n, lanes, address(counts), address(states), address(room))
+    return np.concatenate([part.view(np.uint8) for part in (counts, states, room[len(room) - words :])])
+
+
+def rans_decode(coded: U8, n: int) -> tuple[U8, int]:
+    """See `_reference_rans`."""
+    data = np.empty(n, np.uint8)
+    used = _call("rans_decode", checked(coded, np.uint8), coded.size, rans_lanes(n), address(data), n)
+    return data, used
 
 
 # ------------------------------------------------------------------------------------------------- QSGD, the largest

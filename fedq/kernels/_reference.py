@@ -128,6 +128,11 @@ def padding_is_zero(packed: U8, d: int) -> bool:
     return d % 8 == 0 or int(packed[-1]) >> (d % 8) == 0
 
 
+def count_ones(packed: U8) -> int:
+    """The number of set bits."""
+    return int(np.bitwise_count(packed).sum())
+
+
 # ------------------------------------------------------------------------------------------------- ternary
 
 

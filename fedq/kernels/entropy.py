@@ -1,24 +1,22 @@
-"""Ternary votes near their entropy: the shortest of three forms, told by one byte in front."""
+"""Ternary votes near their entropy: base 3, or the nonzero plane and the signs, each coded where that is shorter."""
 
 from typing import final
 
 import numpy as np
-import zstandard
 
 from fedq.kernels import active as kernels
 from fedq.kernels._reference import U8
 from fedq.kernels.ternary import Planes
 
-_BASE3, _MASK_SIGN, _ZSTD = range(3)
-_LEVEL = 1  # higher levels look for matches that noise does not have
+_BASE3, _MASK_SIGN = 0, 1
+_MASK, _SIGNS = 1, 2  # added to _MASK_SIGN where that part is coded
 
 
 @final
 class TernaryEntropy(Planes):
-    """A form byte, then base 3; or the nonzero plane and the nonzeros' signs; or the same with the plane compressed.
+    """A form byte, then base 3; or the nonzero plane and the nonzeros' signs, either perhaps coded (rANS).
 
-    The compressed plane (zstd) follows its length as uint32. Base 3 is never beaten near p(0) = 1/3, so a payload is at
-    most one byte longer than that.
+    Base 3 is never beaten near p(0) = 1/3, so a payload is at most one byte longer than that.
     """
 
     name = "ternary_entropy"
@@ -33,45 +31,36 @@ class TernaryEntropy(Planes):
 
     def write(self, planes: U8, d: int) -> U8:
         """The shortest form."""
-        width = planes.shape[1]
+        form, body, width = _MASK_SIGN, [], planes.shape[1]
         masked = kernels.pack_mask_sign(planes, d)
-        plane = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False).compress(masked[:width].tobytes())
-        sizes = {_BASE3: -(-d // 5), _MASK_SIGN: len(masked), _ZSTD: 4 + len(plane) + len(masked) - width}
-        form = min(sizes, key=lambda f: sizes[f])
-        if form == _BASE3:
-            body = kernels.pack_base3(planes, d)
-        elif form == _MASK_SIGN:
-            body = masked
-        else:
-            packed = np.array(len(plane), "<u4").tobytes() + plane
-            body = np.concatenate([np.frombuffer(packed, np.uint8), masked[width:]])
-        return np.concatenate([np.array([form], np.uint8), body])
+        for mark, part in ((_MASK, masked[:width]), (_SIGNS, masked[width:])):
+            coded = kernels.rans_encode(part)
+            form += mark if len(coded) < len(part) else 0
+            body.append(coded if len(coded) < len(part) else part)
+        if sum(map(len, body)) >= -(-d // 5):
+            form, body = _BASE3, [kernels.pack_base3(planes, d)]
+        return np.concatenate([np.array([form], np.uint8), *body])
 
     def read(self, packed: U8, d: int) -> U8:
         """The two planes."""
         form, body = int(packed[0]), packed[1:]
         if form == _BASE3 and len(body) == -(-d // 5):
             planes, canonical = kernels.unpack_base3(body, d)
-        elif form == _MASK_SIGN:
-            planes, canonical = kernels.unpack_mask_sign(body, d)
-        elif form == _ZSTD:
-            planes, canonical = kernels.unpack_mask_sign(self._inflated(body, -(-d // 8)), d)
+        elif _MASK_SIGN <= form <= _MASK_SIGN + _MASK + _SIGNS:
+            mask, rest = self._part(body, -(-d // 8), coded=bool(form - _MASK_SIGN & _MASK))
+            signs, rest = self._part(rest, -(-kernels.count_ones(mask) // 8), coded=bool(form - _MASK_SIGN & _SIGNS))
+            planes, canonical = kernels.unpack_mask_sign(np.concatenate([mask, signs, rest]), d)
         else:
             raise self.malformed("no such form, or of another length")
         if not canonical:
             raise self.malformed("bytes that no encoder writes")
         return planes
 
-    def _inflated(self, body: U8, width: int) -> U8:
-        """Mask and signs, the mask decompressed to exactly `width` bytes: what its header claims is checked first."""
-        n = int(np.frombuffer(body[:4].tobytes().ljust(4, b"\0"), "<u4")[0])
-        if len(body) < 4 + n:
-            raise self.malformed("the compressed plane is cut off")
-        frame = body[4 : 4 + n].tobytes()
-        try:
-            if zstandard.frame_content_size(frame) != width:
-                raise self.malformed("a compressed plane of another length")
-            plane = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(frame, allow_extra_data=False)
-        except zstandard.ZstdError as error:
-            raise self.malformed(f"the compressed plane does not decompress: {error}") from error
-        return np.concatenate([np.frombuffer(plane, np.uint8), body[4 + n :]])
+    def _part(self, body: U8, n: int, *, coded: bool) -> tuple[U8, U8]:
+        """The `n` bytes that stand at the beginning of `body`, and what follows them."""
+        if not coded:
+            return body[:n], body[n:]
+        part, used = kernels.rans_decode(body, n)
+        if not used:
+            raise self.malformed("a code that no encoder writes")
+        return part, body[used:]

@@ -1,6 +1,7 @@
 // What every object compiles for its own instruction set; FEDQ_ISA is the table's name.
 #include "floors.hpp"
 #include "qsgd.hpp"
+#include "rans.hpp"
 #include "table.hpp"
 #include "ternary.hpp"
 #include "topk.hpp"

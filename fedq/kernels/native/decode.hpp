@@ -68,6 +68,14 @@ void decode_ternary(const u8* pos, const u8* neg, float* out, u64 begin, u64 end
       floats(to + k, left, [&](int j) INLINE_LAMBDA {
         return (F)_mm512_mask_mov_ps(_mm512_maskz_mov_ps((__mmask16)(up >> j), one), (__mmask16)(down >> j), minus);
       });
+#elif defined(__AVX2__)
+      u64 some = p ^ m, down = m & ~p;
+      const __m256i up = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24), top = _mm256_set1_epi32(1 << 31);
+      floats(to + k, left, [&](int j) INLINE_LAMBDA {
+        __m256i set = _mm256_srai_epi32(_mm256_sllv_epi32(_mm256_set1_epi32((i32)(some >> j)), up), 31);
+        __m256i sign = _mm256_and_si256(_mm256_sllv_epi32(_mm256_set1_epi32((i32)(down >> j)), up), top);
+        return (F)_mm256_or_si256(_mm256_and_si256(set, (__m256i)_mm256_set1_ps(1)), sign);
+      });
 #else
       floats(to + k, left, [&](int j) INLINE_LAMBDA {
         return (signs((u32)(p >> j)) - signs((u32)(m >> j))) * 0.5f;
@@ -93,6 +101,23 @@ INLINE void bytes(u64 bits, i8 on, i8 off, u8 to[64]) {
 #endif
 }
 
+// Bytes of p - m.
+INLINE void trit_bytes(u64 p, u64 m, u8 to[64]) {
+#if defined(__AVX512BW__)
+  _mm512_storeu_si512(to, _mm512_sub_epi8(_mm512_movm_epi8(m), _mm512_movm_epi8(p)));
+#elif defined(__AVX2__)
+  for (int h = 0; h < 2; ++h) {
+    __m256i minus = mask_bytes((u32)(m >> 32 * h)), plus = mask_bytes((u32)(p >> 32 * h));
+    _mm256_storeu_si256((__m256i*)(to + 32 * h), _mm256_sub_epi8(minus, plus));
+  }
+#else
+  for (int j = 0; j < 8; ++j) {  // -1 has no bit in common with +1 and 0, so nothing is carried
+    u64 plus = SPREAD.of[p >> 8 * j & 255], minus = SPREAD.of[m >> 8 * j & 255];
+    store(to + 8 * j, (plus & ~minus) | (minus & ~plus) * 255);
+  }
+#endif
+}
+
 void decode_binary_i8(const u8* bits, i8* out, u64 begin, u64 end) {
   emit(out, begin, end, [&](u64 i, u64 n, i8* to) INLINE_LAMBDA {
     for (u64 k = 0; k < n; k += 64) {
@@ -108,10 +133,8 @@ void decode_ternary_i8(const u8* pos, const u8* neg, i8* out, u64 begin, u64 end
   emit(out, begin, end, [&](u64 i, u64 n, i8* to) INLINE_LAMBDA {
     for (u64 k = 0; k < n; k += 64) {
       u64 left = least((u64)64, n - k), p = word(pos, i + k, left), m = word(neg, i + k, left);
-      u8 v[64], w[64];
-      bytes(p & ~m, 1, 0, v);
-      bytes(m & ~p, -1, 0, w);
-      for (int j = 0; j < 64; ++j) v[j] |= w[j];
+      alignas(64) u8 v[64];
+      trit_bytes(p, m, v);
       if (left == 64) memcpy(to + k, v, 64);
       else memcpy(to + k, v, left);
     }

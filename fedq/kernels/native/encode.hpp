@@ -39,48 +39,59 @@ struct Philox {
 
   // The 16 blocks of a tile: word w of blocks W g ... W g + W - 1 is words[w * (16 / W) + g]. The high halves of the 64-bit
   // lanes hold rubbish throughout, which the multiplication and `weave` ignore.
-  INLINE void tile(u64 index, U words[64 / W]) const {
+  INLINE void tile(u64 index, U words[64 / W]) const { tiles<1>(index, words); }
+
+  // N tiles, round by round: a round waits for the one before, but not for the other tiles'.
+  template <int N>
+  INLINE void tiles(u64 index, U words[N * 64 / W]) const {
     Q lane;
     for (int l = 0; l < W / 2; ++l) lane[l] = 2 * l;
     const Q m0 = Q{} + M0, m1 = Q{} + M1;
     for (int g = 0; g < 16 / W; ++g) {
-      Q c0[2], c1[2], c2[2], c3[2];
-      for (int odd = 0; odd < 2; ++odd) {
-        Q p0 = multiply(lane + (16 * index + (u64)(g * W + odd)), m0);        // round 1
-        Q p1 = multiply((p0 >> 32) ^ (u64)first2, m1);                        // round 2
-        c0[odd] = (p1 >> 32) ^ (u64)second0, c1[odd] = p1;
-        c2[odd] = p0 ^ (u64)second2, c3[odd] = Q{} + third3;
+      Q c0[2 * N], c1[2 * N], c2[2 * N], c3[2 * N];
+#pragma GCC unroll 4
+      for (int t = 0; t < 2 * N; ++t) {  // even and odd blocks
+        Q p0 = multiply(lane + (16 * (index + (u64)(t / 2)) + (u64)(g * W + t % 2)), m0);  // round 1
+        Q p1 = multiply((p0 >> 32) ^ (u64)first2, m1);                                     // round 2
+        c0[t] = (p1 >> 32) ^ (u64)second0, c1[t] = p1;
+        c2[t] = p0 ^ (u64)second2, c3[t] = Q{} + third3;
       }
+#pragma GCC unroll 8
       for (int r = 2; r < 10; ++r)
-        for (int odd = 0; odd < 2; ++odd) {
-          Q p0 = multiply(c0[odd], m0), p1 = multiply(c2[odd], m1);
-          c0[odd] = xor3(p1 >> 32, c1[odd], Q{} + k0[r]), c1[odd] = p1;
-          c2[odd] = xor3(p0 >> 32, c3[odd], Q{} + k1[r]), c3[odd] = p0;
+#pragma GCC unroll 4
+        for (int t = 0; t < 2 * N; ++t) {
+          Q p0 = multiply(c0[t], m0), p1 = multiply(c2[t], m1);
+          c0[t] = xor3(p1 >> 32, c1[t], Q{} + k0[r]), c1[t] = p1;
+          c2[t] = xor3(p0 >> 32, c3[t], Q{} + k1[r]), c3[t] = p0;
         }
-      words[g] = weave(c0[0], c0[1]);
-      words[16 / W + g] = weave(c1[0], c1[1]);
-      words[32 / W + g] = weave(c2[0], c2[1]);
-      words[48 / W + g] = weave(c3[0], c3[1]);
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) {
+        U* to = words + n * 64 / W;
+        to[g] = weave(c0[2 * n], c0[2 * n + 1]);
+        to[16 / W + g] = weave(c1[2 * n], c1[2 * n + 1]);
+        to[32 / W + g] = weave(c2[2 * n], c2[2 * n + 1]);
+        to[48 / W + g] = weave(c3[2 * n], c3[2 * n + 1]);
+      }
     }
   }
 };
 
-// The coins of the 128 coordinates from `start`: `scaled(j)` is 65536 p of coordinates start + j ... + W - 1.
-template <class Scaled>
-INLINE void coins(const Philox& philox, u64 start, Scaled scaled, u64 bits[2]) {
-  U words[64 / W];
-  philox.tile(start / TILE, words);
+// The coins of the 128 N coordinates from `start`: `scaled(j)` is 65536 p of coordinates start + j ... + W - 1.
+template <int N, class Scaled>
+INLINE void coins(const Philox& philox, u64 start, Scaled scaled, u64 bits[2 * N]) {
+  U words[N * 64 / W];
+  philox.tiles<N>(start / TILE, words);
   u32 tied = 0;
-  bits[0] = bits[1] = 0;
+  for (int k = 0; k < 2 * N; ++k) bits[k] = 0;
 #pragma GCC unroll 32
-  for (int j = 0; j < 128; j += W) {
+  for (int j = 0; j < 128 * N; j += W) {
     U word = words[(j >> 5) * (16 / W) + (j & 15) / W];
     I r = (I)(j & 16 ? word >> 16 : word & 0xffff), t = __builtin_convertvector(scaled(j), I);
     bits[j >> 6] |= (u64)lanes_less(r, t) << (j & 63);
     tied |= lanes_equal(r, t);
   }
   if (__builtin_expect(tied != 0, 0))
-    for (int j = 0; j < 128; j += W) {
+    for (int j = 0; j < 128 * N; j += W) {
       U word = words[(j >> 5) * (16 / W) + (j & 15) / W];
       F s = scaled(j);
       I r = (I)(j & 16 ? word >> 16 : word & 0xffff), t = __builtin_convertvector(s, I);
@@ -93,60 +104,73 @@ INLINE void coins(const Philox& philox, u64 start, Scaled scaled, u64 bits[2]) {
     }
 }
 
-// Runs `tile(x, i, nbytes)` on 128 values at a time; the last ones are made up with `padding`, which must encode as 0.
+template <int N>
+struct Tiles {
+  static constexpr int COUNT = N;
+};
+constexpr int TOGETHER = W == 16 ? 2 : 1;  // tiles at a time, where there are registers for them
+
+// Runs `tile(Tiles<N>, x, i, nbytes)` on 128 N values at a time; the last ones are made up with `padding`, which must encode
+// as 0.
 template <class Tile>
 INLINE void by_tiles(const float* x, float padding, u64 begin, u64 end, Tile tile) {
   u64 i = begin;
-  for (; i + TILE <= end; i += TILE) {
-    for (int line = 0; line < 8; ++line) prefetch((const char*)(x + i) + AHEAD + 64 * line);
-    tile(x + i, i, (u64)16);
+  for (; i + TOGETHER * TILE <= end; i += TOGETHER * TILE) {
+    for (int line = 0; line < 8 * TOGETHER; ++line) prefetch((const char*)(x + i) + AHEAD + 64 * line);
+    tile(Tiles<TOGETHER>{}, x + i, i, (u64)16 * TOGETHER);
   }
-  if (i == end) return;
-  float rest[TILE];
-  for (u64 j = 0; j < TILE; ++j) rest[j] = padding;
-  memcpy(rest, x + i, (end - i) * 4);
-  tile(rest, i, bytes_of(end - i));
+  for (; i < end; i += TILE) {
+    float rest[TILE];
+    u64 n = least(TILE, end - i);
+    for (u64 j = 0; j < TILE; ++j) rest[j] = padding;
+    memcpy(rest, x + i, n * 4);
+    tile(Tiles<1>{}, rest, i, bytes_of(n));
+  }
 }
 
 void encode_bernoulli(const float* p, u64 seed, u64 stream, u8* out, u64 begin, u64 end) {
   const Philox philox(seed, stream);
-  by_tiles(p, 0, begin, end, [&](const float* x, u64 i, u64 n) INLINE_LAMBDA {
-    u64 bits[2];
-    coins(philox, i, [&](int j) INLINE_LAMBDA { return loadf(x + j) * 65536.0f; }, bits);
+  by_tiles(p, 0, begin, end, [&](auto tiles, const float* x, u64 i, u64 n) INLINE_LAMBDA {
+    constexpr int N = decltype(tiles)::COUNT;
+    u64 bits[2 * N];
+    coins<N>(philox, i, [&](int j) INLINE_LAMBDA { return loadf(x + j) * 65536.0f; }, bits);
     memcpy(out + i / 8, bits, n);
   });
 }
 
-// P(1) = x / 2 + 1 / 2, the probability rounded to float32 as if it were stored.
+// P(1) = x / 2 + 1 / 2, the probability rounded to float32 as if it were stored: scaling by 65536 commutes with that.
 void encode_binary(const float* v, u64 seed, u64 stream, u8* out, u64 begin, u64 end) {
   const Philox philox(seed, stream);
-  by_tiles(v, -1, begin, end, [&](const float* x, u64 i, u64 n) INLINE_LAMBDA {
-    u64 bits[2];
-    coins(philox, i, [&](int j) INLINE_LAMBDA { return (loadf(x + j) * 0.5f + 0.5f) * 65536.0f; }, bits);
+  by_tiles(v, -1, begin, end, [&](auto tiles, const float* x, u64 i, u64 n) INLINE_LAMBDA {
+    constexpr int N = decltype(tiles)::COUNT;
+    u64 bits[2 * N];
+    coins<N>(philox, i, [&](int j) INLINE_LAMBDA { return loadf(x + j) * 32768.0f + 32768.0f; }, bits);
     memcpy(out + i / 8, bits, n);
   });
 }
 
 void encode_sign(const float* v, u8* out, u64 begin, u64 end) {
-  by_tiles(v, -1, begin, end, [&](const float* x, u64 i, u64 n) INLINE_LAMBDA {
-    u64 bits[2] = {};
+  by_tiles(v, -1, begin, end, [&](auto tiles, const float* x, u64 i, u64 n) INLINE_LAMBDA {
+    constexpr int N = decltype(tiles)::COUNT;
+    u64 bits[2 * N] = {};
 #pragma GCC unroll 32
-    for (int j = 0; j < 128; j += W) bits[j >> 6] |= (u64)lanes_not_below(loadf(x + j), F{}) << (j & 63);
+    for (int j = 0; j < 128 * N; j += W) bits[j >> 6] |= (u64)lanes_not_below(loadf(x + j), F{}) << (j & 63);
     memcpy(out + i / 8, bits, n);
   });
 }
 
 template <bool UNIT>
 INLINE void ternary(const float* v, float scale, const Philox& philox, u8* pos, u8* neg, u64 begin, u64 end) {
-  by_tiles(v, 0, begin, end, [&](const float* x, u64 i, u64 n) INLINE_LAMBDA {
-    u64 hit[2], minus[2] = {};
-    coins(philox, i, [&](int j) INLINE_LAMBDA {
+  by_tiles(v, 0, begin, end, [&](auto tiles, const float* x, u64 i, u64 n) INLINE_LAMBDA {
+    constexpr int N = decltype(tiles)::COUNT;
+    u64 hit[2 * N], minus[2 * N] = {}, p[2 * N], m[2 * N];
+    coins<N>(philox, i, [&](int j) INLINE_LAMBDA {
       F size = absolute(loadf(x + j));
       return least(UNIT ? size : size / scale, fill(1)) * 65536.0f;
     }, hit);
 #pragma GCC unroll 32
-    for (int j = 0; j < 128; j += W) minus[j >> 6] |= (u64)lanes_negative(loadf(x + j)) << (j & 63);
-    u64 p[2] = {hit[0] & ~minus[0], hit[1] & ~minus[1]}, m[2] = {hit[0] & minus[0], hit[1] & minus[1]};
+    for (int j = 0; j < 128 * N; j += W) minus[j >> 6] |= (u64)lanes_negative(loadf(x + j)) << (j & 63);
+    for (int k = 0; k < 2 * N; ++k) p[k] = hit[k] & ~minus[k], m[k] = hit[k] & minus[k];
     memcpy(pos + i / 8, p, n);
     memcpy(neg + i / 8, m, n);
   });
@@ -159,10 +183,11 @@ void encode_ternary(const float* x, float scale, u64 seed, u64 stream, u8* pos, 
 }
 
 void encode_ternary_threshold(const float* v, float t, u8* pos, u8* neg, u64 begin, u64 end) {
-  by_tiles(v, 0, begin, end, [&](const float* x, u64 i, u64 n) INLINE_LAMBDA {
-    u64 p[2] = {}, m[2] = {};
+  by_tiles(v, 0, begin, end, [&](auto tiles, const float* x, u64 i, u64 n) INLINE_LAMBDA {
+    constexpr int N = decltype(tiles)::COUNT;
+    u64 p[2 * N] = {}, m[2 * N] = {};
 #pragma GCC unroll 32
-    for (int j = 0; j < 128; j += W) {
+    for (int j = 0; j < 128 * N; j += W) {
       F a = loadf(x + j);
       p[j >> 6] |= (u64)lanes_less(fill(t), a) << (j & 63);
       m[j >> 6] |= (u64)lanes_less(a, fill(-t)) << (j & 63);

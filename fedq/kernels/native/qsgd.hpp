@@ -46,23 +46,15 @@ INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Phil
       return (I)(j & 16 ? word >> 16 : word & 0xffff);
     };
     u32 tied = 0;
-#if !defined(__AVX512F__)
     alignas(64) i32 wide[TILE];
-#endif
 #pragma GCC unroll 32
     for (int j = 0; j < 128; j += W) {
       I r = coin(j), T = __builtin_convertvector(scaled(j), I), sign = (I)loadf(v + j) >> 31;
       tied |= lanes_equal(r, T & 0xffff);
       I code = ((((T + 0xffff) - r) >> 16 ^ sign) - sign) + (i32)levels;
-#if defined(__AVX512F__)
-      store(codes + k + j, _mm512_cvtepi32_epi8((__m512i)code));
-#else
       storev(wide + j, code);
-#endif
     }
-#if !defined(__AVX512F__)
     for (int j = 0; j < 128; ++j) codes[k + j] = (u8)wide[j];
-#endif
     if (__builtin_expect(tied != 0, 0))
       for (int j = 0; j < 128; j += W) {
         F s = scaled(j);
@@ -78,6 +70,69 @@ INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Phil
   pack_codes<BITS>(codes, n, out);
 }
 
+#if defined(__AVX512VBMI__)
+// The same for a whole tile, with signed steps S = +-T. Up or down, the rounded step is the upper half of S + 65535 - r where
+// x >= 0, and of S + r elsewhere; a tie leaves all or none of the lower 16 bits set.
+template <int BITS>
+INLINE void encode_tile(const float* x, u64 i, float factor, const Philox& philox, const U words[4], u8* out) {
+  const float levels = levels_of(BITS);
+  const __m512 scale = _mm512_set1_ps(factor * 65536.0f), limit = _mm512_set1_ps(levels * 65536.0f);
+  const __m512i low = _mm512_set1_epi32(0xffff);
+  __m512i steps[8];
+  u32 tied[8], any = 0;
+  auto coin = [&](int j) INLINE_LAMBDA {
+    __m512i word = (__m512i)words[j >> 1];
+    return j & 1 ? _mm512_srli_epi32(word, 16) : _mm512_and_si512(word, low);
+  };
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) {
+    __m512 v = _mm512_loadu_ps(x + 16 * j), y = _mm512_mul_ps(v, scale);
+    if (BITS == 8) y = _mm512_max_ps(_mm512_min_ps(y, limit), _mm512_sub_ps(_mm512_setzero_ps(), limit));  // else cut anyway
+    __m512i sign = _mm512_srai_epi32((__m512i)v, 31);
+    __m512i upward = _mm512_ternarylogic_epi32(coin(j), sign, low, 0xD2);  // r ^ (~sign & low)
+    steps[j] = _mm512_add_epi32(_mm512_cvttps_epi32(y), upward);
+    tied[j] = _mm512_testn_epi32_mask(_mm512_ternarylogic_epi32(steps[j], sign, low, 0xD2), low);
+    any |= tied[j];
+  }
+  if (__builtin_expect(any != 0, 0)) {
+    i32 step[TILE];
+    memcpy(step, steps, sizeof step);
+    for (u64 j = 0; j < 8; ++j)
+      for (u32 left = tied[j]; left; left &= left - 1) {
+        u64 c = 16 * j + (u64)__builtin_ctz(left);
+        float size = __builtin_fabsf(x[c]) * (factor * 65536.0f);
+        size = size < levels * 65536.0f ? size : levels * 65536.0f;
+        float fraction = (size - (float)(i32)size) * 16777216.0f;
+        if (philox.tie(i + c) >> 8 < (u32)fraction) step[c] += load<u32>(x + c) >> 31 ? -65536 : 65536;
+      }
+    memcpy(steps, step, sizeof step);
+  }
+  const __m512i each = _mm512_set_epi64(0, 0, 0, 0, 0x7e7a76726e6a6662, 0x5e5a56524e4a4642, 0x3e3a36322e2a2622, 0x1e1a16120e0a0602);
+  __m512i codes[2];
+#pragma GCC unroll 2
+  for (int h = 0; h < 2; ++h) {  // byte 2 of each step
+    __m512i first = _mm512_permutex2var_epi8(steps[4 * h], each, steps[4 * h + 1]);
+    __m512i second = _mm512_permutex2var_epi8(steps[4 * h + 2], each, steps[4 * h + 3]);
+    first = _mm512_inserti64x4(first, _mm512_castsi512_si256(second), 1);
+    codes[h] = _mm512_add_epi8(first, _mm512_set1_epi8((char)levels));
+  }
+  if (BITS == 8) {
+    store(out, codes[0]), store(out + 64, codes[1]);
+    return;
+  }
+  for (int h = 0; h < 2; ++h) {  // codes of neighbours put together, and narrowed
+    codes[h] = _mm512_maddubs_epi16(codes[h], _mm512_set1_epi16(BITS == 4 ? 0x1001 : 0x0401));
+    if (BITS == 2) codes[h] = _mm512_madd_epi16(codes[h], _mm512_set1_epi32(0x00100001));
+  }
+  if (BITS == 4) {
+    store(out, _mm512_cvtepi16_epi8(codes[0]));
+    store(out + 32, _mm512_cvtepi16_epi8(codes[1]));
+  } else {
+    store(out, _mm512_cvtepi32_epi8(codes[0])), store(out + 16, _mm512_cvtepi32_epi8(codes[1]));
+  }
+}
+#endif
+
 template <int BITS>
 INLINE void encode_buckets(const float* x, const Philox& philox, u8* out, float* scale, u64 begin, u64 end) {
   const float levels = levels_of(BITS);
@@ -88,7 +143,18 @@ INLINE void encode_buckets(const float* x, const Philox& philox, u8* out, float*
     memcpy(&s, &top, 4);
     if (s < TINY) s = 0;
     scale[i / BUCKET] = s;
-    encode_bucket<BITS>(x + i, i, n, s > 0 ? levels / s : 0.0f, philox, out + i * BITS / 8);
+    const float factor = s > 0 ? levels / s : 0.0f;
+    u64 k = 0;
+#if defined(__AVX512VBMI__)
+    for (; k + 2 * TILE <= n; k += 2 * TILE) {
+      for (int line = 0; line < 16; ++line) __builtin_prefetch((const char*)(x + i + k + BUCKET) + 64 * line, 0, 2);
+      U words[8];
+      philox.tiles<2>((i + k) / TILE, words);
+      for (u64 at = i + k, t = 0; t < 2; ++t, at += TILE)
+        encode_tile<BITS>(x + at, at, factor, philox, words + 4 * t, out + at * BITS / 8);
+    }
+#endif
+    if (k < n) encode_bucket<BITS>(x + i + k, i + k, n - k, factor, philox, out + (i + k) * BITS / 8);
   }
 }
 

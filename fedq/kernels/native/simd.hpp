@@ -204,6 +204,20 @@ INLINE __m256i mask_bytes(u32 bits) {
 }
 #endif
 
+#if defined(__AVX512VBMI__)
+// Entries of a table of 256 bytes, 64 at a time.
+struct Look256 {
+  __m512i part[4];
+  INLINE explicit Look256(const u8* table) {
+    for (int k = 0; k < 4; ++k) part[k] = _mm512_loadu_si512(table + 64 * k);
+  }
+  INLINE __m512i operator()(__m512i at) const {
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(at), _mm512_permutex2var_epi8(part[0], at, part[1]),
+                                  _mm512_permutex2var_epi8(part[2], at, part[3]));
+  }
+};
+#endif
+
 // The 8 x 8 bit matrix whose row r is byte r, transposed.
 template <class T>
 INLINE T transpose8(T x) {

@@ -11,17 +11,67 @@ INLINE int trit(const u8* pos, const u8* neg, u64 i) {
   return (pos[i >> 3] >> (i & 7) & 1) - (neg[i >> 3] >> (i & 7) & 1);
 }
 
+#if defined(__AVX512VBMI__)
+// Four trits as a byte, the bits of +1 below those of -1: what the trits and a fifth zero sum up to, and which four trits
+// the sums of five begin with. Bytes that no trits make are never looked up, or refused.
+struct Sums {
+  u8 of[256];
+  constexpr Sums() : of() {
+    for (int code = 0; code < 256; ++code) {
+      int sum = 121;
+      for (int k = 0; k < 4; ++k) sum += ((code >> k & 1) - (code >> (4 + k) & 1)) * POWERS[k];
+      of[code] = (u8)sum;
+    }
+  }
+};
+struct Digits {
+  u8 of[256];
+  constexpr Digits() : of() {
+    for (int sum = 0; sum < 256; ++sum)
+      for (int k = 0, x = sum; k < 4; ++k, x /= 3) of[sum] = (u8)(of[sum] | (x % 3 == 2) << k | (x % 3 == 0) << (4 + k));
+  }
+};
+alignas(64) constexpr Sums SUMS;
+alignas(64) constexpr Digits DIGITS;
+
+// Where the bytes of an 8 x 8 matrix of bytes go when it is transposed.
+struct Across {
+  u8 at[64];
+  constexpr Across() : at() {
+    for (int i = 0; i < 64; ++i) at[i] = (u8)(i % 8 * 8 + i / 8);
+  }
+};
+alignas(64) constexpr Across ACROSS;
+
+// Four words of each plane, 64 coordinates a word, to 64 bytes: byte j gets bit j of each word, those of `pos` first. The
+// affine instruction transposes 8 x 8 bits; its matrix has the last row in the first byte.
+INLINE __m512i planes_to_bytes(const u8* pos, const u8* neg) {
+  __m512i words = _mm512_inserti64x4(_mm512_castsi256_si512(load<__m256i>(pos)), load<__m256i>(neg), 1);
+  const __m512i last_first = _mm512_xor_si512(load<__m512i>(ACROSS.at), _mm512_set1_epi8(56));
+  words = _mm512_permutexvar_epi8(last_first, words);
+  return _mm512_gf2p8affine_epi64_epi8(_mm512_set1_epi64((int64_t)0x8040201008040201), words, 0);
+}
+INLINE void bytes_to_planes(__m512i bytes, u8* pos, u8* neg) {
+  const __m512i last_first = _mm512_set4_epi64(0x08090a0b0c0d0e0f, 0x0001020304050607, 0x08090a0b0c0d0e0f, 0x0001020304050607);
+  bytes = _mm512_shuffle_epi8(bytes, last_first);
+  bytes = _mm512_gf2p8affine_epi64_epi8(_mm512_set1_epi64((int64_t)0x8040201008040201), bytes, 0);
+  __m512i words = _mm512_permutexvar_epi8(load<__m512i>(ACROSS.at), bytes);
+  store(pos, _mm512_castsi512_si256(words));
+  store(neg, _mm512_extracti64x4_epi64(words, 1));
+}
+#endif
+
 // Blocks [begin, end) of 320 coordinates, and the tail if `end` is beyond the last full one.
 void pack_base3(const u8* pos, const u8* neg, u64 d, u8* out, u64 begin, u64 end) {
   u64 full = d / BLOCK, b = begin;
+#if defined(__AVX512VBMI__)
+  const Look256 four(SUMS.of);
+#endif
   for (; b < end && b < full; ++b) {
-#if defined(__AVX512BW__)
-    __m512i sum = _mm512_set1_epi8(121);
-    for (int k = 0; k < 5; ++k) {
-      u64 p = word(pos, b * BLOCK + 64 * k, 64), m = word(neg, b * BLOCK + 64 * k, 64);
-      sum = _mm512_mask_add_epi8(sum, p, sum, _mm512_set1_epi8((char)POWERS[k]));
-      sum = _mm512_mask_sub_epi8(sum, m, sum, _mm512_set1_epi8((char)POWERS[k]));
-    }
+#if defined(__AVX512VBMI__)
+    __m512i sum = four(planes_to_bytes(pos + 40 * b, neg + 40 * b));
+    sum = _mm512_mask_add_epi8(sum, load<u64>(pos + 40 * b + 32), sum, _mm512_set1_epi8(81));
+    sum = _mm512_mask_sub_epi8(sum, load<u64>(neg + 40 * b + 32), sum, _mm512_set1_epi8(81));
     _mm512_storeu_si512(out + 64 * b, sum);
 #elif defined(__AVX2__)
     for (int h = 0; h < 2; ++h) {
@@ -57,29 +107,24 @@ void pack_base3(const u8* pos, const u8* neg, u64 d, u8* out, u64 begin, u64 end
 // The reverse; returns whether the bytes were canonical: all below 243, padding digits zero.
 int unpack_base3(const u8* in, u64 d, u8* pos, u8* neg, u64 begin, u64 end) {
   u64 full = d / BLOCK, b = begin;
-#if defined(__AVX512BW__)
-  __m512i wrong = _mm512_setzero_si512();
+#if defined(__AVX512VBMI__)
+  const Look256 four(DIGITS.of);
+  __m512i most = _mm512_setzero_si512();
 #elif defined(__AVX2__)
   __m256i wrong = _mm256_setzero_si256();
 #else
   u8 wrong = 0;
 #endif
   for (; b < end && b < full; ++b)
-#if defined(__AVX512BW__)
+#if defined(__AVX512VBMI__)
   {
     __m512i x = _mm512_loadu_si512(in + 64 * b);
-    for (int k = 4; k >= 0; --k) {
-      const __m512i one = _mm512_set1_epi8((char)POWERS[k]), two = _mm512_set1_epi8((char)(2 * POWERS[k]));
-      u64 plus = _mm512_cmpge_epu8_mask(x, two), some = _mm512_cmpge_epu8_mask(x, one);
-      x = _mm512_mask_sub_epi8(x, some, x, one);
-      x = _mm512_mask_sub_epi8(x, plus, x, one);
-      u64 minus = ~some;
-      memcpy(pos + (b * BLOCK + 64 * k) / 8, &plus, 8);
-      memcpy(neg + (b * BLOCK + 64 * k) / 8, &minus, 8);
-    }
-    wrong = _mm512_or_si512(wrong, x);
+    bytes_to_planes(four(x), pos + 40 * b, neg + 40 * b);
+    store(pos + 40 * b + 32, (u64)_mm512_cmpge_epu8_mask(x, _mm512_set1_epi8((char)162)));
+    store(neg + 40 * b + 32, (u64)_mm512_cmplt_epu8_mask(x, _mm512_set1_epi8(81)));
+    most = _mm512_max_epu8(most, x);
   }
-  int canonical = _mm512_test_epi8_mask(wrong, wrong) == 0;
+  int canonical = _mm512_cmpge_epu8_mask(most, _mm512_set1_epi8((char)243)) == 0;
 #elif defined(__AVX2__)
     for (int h = 0; h < 2; ++h) {
       __m256i x = _mm256_loadu_si256((const __m256i*)(in + 64 * b + 32 * h));

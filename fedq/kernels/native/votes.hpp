@@ -29,7 +29,7 @@ INLINE void add_rows(const Row* rows, int count, u8* const* planes, int nplanes,
       for (int k = 0; k < 16; ++k) r[k] = rest[k] - c;
     }
     if (ahead && (V == 64 || c % 64 == 0))
-      for (int k = 0; k < count; ++k) prefetch(rows[k] + c + 512);
+      for (int k = 0; k < count; ++k) __builtin_prefetch(rows[k] + c + 1024, 0, 2);
     auto row = [&](int k) INLINE_LAMBDA { return loadq(r[k] + c); };
     auto plane = [&](int b) INLINE_LAMBDA { return b < nplanes ? loadq(planes[b] + c) : Q{}; };
     Q ones = plane(0), twos = plane(1), fours = plane(2), carry;

@@ -22,6 +22,10 @@ template <class T>
 INLINE __m512i look(__m512i table, __m512i at) {
   return _mm512_permutexvar_epi32(at, table);
 }
+// The lower halves shifted right, by multiplying: shifts would compete with the permutations for the same ports.
+INLINE __m512i lower(__m512i x, int shift) {
+  return shift ? _mm512_mulhi_epu16(x, _mm512_set1_epi16((short)(1 << (16 - shift)))) : x;
+}
 INLINE __m512i plus(__m512i a, __m512i b, float) { return (__m512i)_mm512_add_ps((__m512)a, (__m512)b); }
 INLINE __m512i plus(__m512i a, __m512i b, i32) { return _mm512_add_epi32(a, b); }
 
@@ -57,10 +61,10 @@ INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64
 #pragma GCC unroll 8
     for (int m = 0; m < 8; ++m) {
       __m512i at = _mm512_gf2p8affine_epi64_epi8(unit, s[m], 0);
+      __m512i above = _mm512_srli_epi32(at, 16);
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
-        __m512i lo = look<T>(low, k ? _mm512_srli_epi32(at, 8 * k) : at);
-        __m512i hi = look<T>(high, _mm512_srli_epi32(at, 8 * k + 4));
+        __m512i lo = look<T>(low, lower(k & 2 ? above : at, k & 1 ? 8 : 0)), hi = look<T>(high, lower(k & 2 ? above : at, k & 1 ? 12 : 4));
         T* sum = to + 16 * (4 * m + k);
         _mm512_store_si512(sum, plus(_mm512_load_si512(sum), plus(lo, hi, T{}), T{}));
       }

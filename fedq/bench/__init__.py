@@ -1,0 +1,1 @@
+"""What `fedq bench` measures: the packed kernels, and the best that other libraries do instead."""

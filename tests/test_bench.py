@@ -1,0 +1,38 @@
+"""The rivals of `fedq bench kernels` do the kernels' jobs: where nothing is drawn, with the same result."""
+
+import numpy as np
+
+from fedq.bench import rivals
+from fedq.kernels import _reference, _reference_votes
+from fedq.rng import Key
+
+D = 3200
+
+
+def test_rivals_of_ternary_formats_agree_with_the_specification():
+    x = np.random.default_rng(0).uniform(-1, 1, D).astype(np.float32)
+    planes = _reference.encode_ternary(x, np.float32(1), Key(1, 2))
+    packed, they = _reference.pack_base3(planes, D), rivals.Trits(D, x, planes)
+    for side in (0, 1):  # NumPy, torch
+        assert (np.asarray(they.decode[side]()).reshape(-1) == _reference.decode_ternary(planes, D)).all()
+        assert (np.asarray(they.decode_i8[side]()) == _reference.decode_ternary_i8(planes, D)).all()
+        assert (np.asarray(they.pack[side]()).reshape(-1) == packed).all()
+        assert (np.stack([np.asarray(some) for some in they.unpack(packed)[side]()]) == planes).all()
+        found = np.unpackbits(np.stack([np.asarray(some) for some in they.encode[side]()]), axis=1, bitorder="little")
+        assert abs(found.mean() - 0.25) < 0.05
+
+
+def test_rivals_of_votes_agree_with_the_specification():
+    r = np.random.default_rng(1)
+    t = r.choice(np.int8([-1, 0, 1]), (9, D))
+    pos, neg = (np.packbits(t == sign, axis=1, bitorder="little") for sign in (1, -1))
+    weights = r.uniform(0, 1, 9).astype(np.float32)
+    they = rivals.Votes(D, pos, weights)
+    for side in (0, 1):
+        assert (np.asarray(they.counts[side]()) == _reference_votes.vote_counts(pos, D)).all()
+        np.testing.assert_allclose(they.weighted[side](), _reference_votes.vote_weighted(pos, weights, D), rtol=1e-5)
+        found = np.stack([np.asarray(some) for some in they.plurality(pos, neg)[side]()])
+        wide = t.astype(np.int32)
+        plus, minus, zero = ((wide == sign).sum(0) for sign in (1, -1, 0))
+        won = np.stack([(plus > minus) & (plus > zero), (minus > plus) & (minus > zero)])
+        assert (np.unpackbits(found, axis=1, bitorder="little") == won).all()
