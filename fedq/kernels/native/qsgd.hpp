@@ -100,7 +100,7 @@ INLINE void encode_tile(const float* x, u64 i, float factor, const Philox& philo
     for (u64 j = 0; j < 8; ++j)
       for (u32 left = tied[j]; left; left &= left - 1) {
         u64 c = 16 * j + (u64)__builtin_ctz(left);
-        float size = __builtin_fabsf(x[c]) * (factor * 65536.0f);
+        float size = __builtin_fabsf(load<float>(x + c)) * (factor * 65536.0f);
         size = size < levels * 65536.0f ? size : levels * 65536.0f;
         float fraction = (size - (float)(i32)size) * 16777216.0f;
         if (philox.tie(i + c) >> 8 < (u32)fraction) step[c] += load<u32>(x + c) >> 31 ? -65536 : 65536;
