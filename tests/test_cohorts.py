@@ -53,7 +53,7 @@ def final(simulation: Simulation) -> dict[str, np.ndarray]:
 
 def alone(config: Any) -> Simulation:
     simulation = build(config)
-    simulation.clients._cohort = 1
+    simulation.clients.cohort = 1
     return simulation
 
 

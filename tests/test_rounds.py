@@ -238,7 +238,7 @@ def test_abandoned_clients_stop_training() -> None:
     import time
 
     s = simulation(workers=2, **{"client.local_steps": 200_000})
-    s.clients._cohort = 1
+    s.clients.cohort = 1
     playing = s.rounds(s.initial, 1, 1)
     began = time.monotonic()
 

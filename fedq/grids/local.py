@@ -50,7 +50,7 @@ class LocalGrid(Grid):
         stop: Event | None = None,
     ) -> None:
         self._app, self._clients, self._workers, self._stop = app, clients, workers, stop or Event()
-        self._cohort, self._ahead = cohort if ahead else 1, ahead
+        self.cohort, self._ahead = cohort if ahead else 1, ahead
         self._run = simulated_run()
         self._ids = count(1)
         self._pending: dict[str, Message] = {}
@@ -111,7 +111,7 @@ class LocalGrid(Grid):
         self._contexts = {node: self._context(node, records) for node, records in own.items()}
 
     def _replies(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
-        cohorts = [messages[i : i + self._cohort] for i in range(0, len(messages), self._cohort)]
+        cohorts = [messages[i : i + self.cohort] for i in range(0, len(messages), self.cohort)]
         if self._workers == 1 and timeout is None:
             for cohort in cohorts:
                 self._prepare(cohort)

@@ -60,7 +60,8 @@ def plan(simulation: Any, where: str = "") -> str:
         + (f", float32 would be {size(4 * sent)}" if up < 4 * sent else ""),
         "downlink": f"{most_down}{size(down)} a client ({top.downlink})",
         "total": f"{most_up}{size(up * total)} up and {most_down}{size(down * total)} down in {top.rounds} rounds",
-        "workers": f"{simulation.workers} thread{'s' if simulation.workers > 1 else ''} of this process",
+        "workers": f"{simulation.workers} thread{'s' if simulation.workers > 1 else ''} of this process"
+        + (f", {simulation.clients.cohort} clients at a time" if simulation.clients.cohort > 1 else ""),
     }
     warned = [f"  warning: {text}" for text in simulation.warnings]
     head = f"{config.strategy.name} on {top.data.name}   {where}".rstrip()
