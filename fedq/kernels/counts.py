@@ -43,7 +43,7 @@ class Counts(PackedCodec):
         """Head, then planes or values."""
         levels, place = (x, ...) if self._voters else np.unique(x, return_inverse=True)
         limit = np.float32(np.abs(levels).max(initial=0))
-        candidates = (self._voters,) if self._voters else range(1, _MOST) if levels.size <= _MOST else ()
+        candidates = [self._voters] if self._voters else _candidates(levels, limit)
         voters = next((m for m in candidates if _explains(m, levels, limit)), 0)
         planes = voters.bit_length() * -(-x.size // 8)
         if not voters or planes > 4 * x.size:
@@ -80,13 +80,22 @@ def _head(voters: int, limit: np.float32) -> bytes:
     return np.array(voters, "<u4").tobytes() + np.array(limit, "<f4").tobytes()
 
 
-def _means(voters: int, counts: NDArray[Any], limit: np.float32) -> F32:
-    means: F32 = (2 * counts - voters).astype(np.float32) / np.float32(voters)
+def _means(voters: int | NDArray[np.int64], counts: NDArray[Any], limit: np.float32) -> F32:
+    means: F32 = (2 * counts - voters).astype(np.float32) / np.asarray(voters).astype(np.float32)
     return means.clip(-limit, limit)
 
 
 def _nearest(voters: int, levels: F32) -> NDArray[np.int64]:
     return np.rint((levels.astype(np.float64) + 1) * (voters / 2)).clip(0, voters).astype(np.int64)
+
+
+def _candidates(levels: F32, limit: np.float32) -> list[int]:
+    """The numbers of voters that explain a few of the levels."""
+    if limit > 1 or levels.size > _MOST:
+        return []
+    every, few = np.arange(1, _MOST)[:, None], levels[:: max(1, levels.size // 4)]
+    counts = np.rint((few.astype(np.float64) + 1) * (every / 2)).clip(0, every)
+    return (1 + np.flatnonzero((_means(every, counts, limit) == few).all(1))).tolist()
 
 
 def _explains(voters: int, levels: F32, limit: np.float32) -> bool:
