@@ -81,7 +81,8 @@ def _head(voters: int, limit: np.float32) -> bytes:
 
 
 def _means(voters: int | NDArray[np.int64], counts: NDArray[Any], limit: np.float32) -> F32:
-    means: F32 = (2 * counts - voters).astype(np.float32) / np.asarray(voters).astype(np.float32)
+    of: F32 = np.asarray(voters).astype(np.float32)
+    means: F32 = (2 * counts - voters).astype(np.float32) / of
     return means.clip(-limit, limit)
 
 
