@@ -41,9 +41,13 @@ def cells(folder: Path) -> list[Cell]:
 
 
 def result(folder: Path, cell: Cell) -> dict[str, Any] | None:
-    """The measured result of a cell, if it was run."""
+    """The measured result of a cell, if it was run as the grid has it now; keys that came later count as defaults."""
     file = folder / "results" / f"{cell.name}.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    found: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+    if found is None:
+        return None
+    was, now = flatten(found["config"]), flatten(cell.config().as_dict())
+    return found if all(now.get(k, v) == v for k, v in was.items()) else None
 
 
 def _combinations(block: dict[str, list[Any]]) -> list[dict[str, Any]]:

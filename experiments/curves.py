@@ -46,10 +46,10 @@ class Line:
         found = (self._read(r["curve"][key], r["up_bytes"]) for r in self.results)
         return [score for score in found if score is not None]
 
-    def x(self, of: dict[str, Any]) -> list[float]:
-        """Where the points of a result's curve stand."""
-        found: list[float] = of["up_bytes"] if self.budget else of["curve"]["round"]
-        return found
+    def x(self, n: int) -> list[float]:
+        """Where the first n points of the curve stand: at mean bytes, or rounds."""
+        every = [r["up_bytes"][:n] if self.budget else r["curve"]["round"][:n] for r in self.results]
+        return [float(x) for x in np.mean(every, axis=0)]
 
     def _read(self, curve: list[float | None], up_bytes: list[float]) -> float | None:
         if self.budget:
@@ -92,7 +92,10 @@ def table(found: list[Line]) -> str:
         end = [r["totals"]["accuracy"] for r in line.results]
         name = f"**{line.method}**" if line in chosen else line.method
         scores = _spread(line.scores()), _spread(line.scores("deployed_accuracy")), _spread(end)
-        total, seconds = size(line.results[0]["up_bytes"][-1]), np.median([r["seconds"] for r in line.results])
+        total, seconds = (
+            size(float(np.mean([r["up_bytes"][-1] for r in line.results]))),
+            np.median([r["seconds"] for r in line.results]),
+        )
         rows.append(f"| {name} | {line.setting} | {len(end)} | {' | '.join(scores)} | {total} | {seconds:.0f} |")
     return "\n".join(rows) + "\n"
 
@@ -113,7 +116,7 @@ def figure(found: list[Line], claim: str, out: Path) -> None:
             n = min(len(r["up_bytes"]) for r in line.results)
             every = np.array([r["curve"]["accuracy"][:n] for r in line.results], float)
             x, colour, dash = (
-                line.x(line.results[0])[:n],
+                line.x(n),
                 COLOURS[place % len(COLOURS)],
                 ("-", "--", ":")[place // 8 % 3],
             )

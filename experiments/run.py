@@ -21,18 +21,21 @@ CURVE = ("round", "accuracy", "deployed_accuracy", "loss", "train_loss", "up_byt
 
 def run(folder: Path, cell: Cell, data: str, runs: Path, workers: int | None = None) -> dict[str, Any]:
     """Play a cell, or what is left of it."""
-    from fedq.runs import provenance
+    from fedq.runs import open_run, provenance
     from fedq.simulation import begin, play, reopen
 
     config = cell.config(data)
     config = config.with_(workers=workers) if workers else config
-    out = runs / folder.name / cell.name
-    begun = sorted(out.glob("*/run.toml"))
-    started = perf_counter()
-    directory, simulation = reopen(begun[0].parent) if begun else begin(config, out)
-    for record in play(directory, simulation):
-        if sys.stderr.isatty():
-            print(f"\r{cell.name}: {record.round} of {config.top.rounds}", end="", file=sys.stderr, flush=True)
+    out, started = runs / folder.name / cell.name, perf_counter()
+    begun = [open_run(toml.parent) for toml in sorted(out.glob("*/run.toml"))]
+    same = next((run for run in begun if run.about.get("config_hash") == config.hash), None)
+    if same is None or same.about.get("status") != "done":
+        directory, simulation = reopen(same.path) if same else begin(config, out)
+        for record in play(directory, simulation):
+            if sys.stderr.isatty():
+                print(f"\r{cell.name}: {record.round} of {config.top.rounds}", end="", file=sys.stderr, flush=True)
+    else:
+        directory = same
     values = config.as_dict()
     values["data"].pop("dir", None)
     values.pop("workers", None)
@@ -42,13 +45,13 @@ def run(folder: Path, cell: Cell, data: str, runs: Path, workers: int | None = N
         "cell": cell.varied,
         "config_hash": config.hash,
         "config": values,
-        "command": f"python -m experiments.run {folder.name} --only {cell.name}",
+        "command": f"python -m experiments.run {folder.name} --cell {cell.name}",
         "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system()},
         "versions": provenance()["versions"],
         "date": strftime("%Y-%m-%d"),
         "seconds": round(sum(m["seconds"] for m in lines), 1),
         "seconds_this_time": round(perf_counter() - started, 1),
-        "totals": {k: v for k, v in directory.totals().items() if k not in ("run_dir", "status", "strategy_state")},
+        "totals": {k: v for k, v in directory.totals().items() if k not in ("run_dir", "status", "strategy")},
         "curve": {k: [_short(m[k]) for m in due] for k in CURVE},
         "up_bytes": [sum(m["up_bytes"] for m in lines if m["round"] <= d["round"]) for d in due],
         "strategy": [m["strategy"] for m in due if m["strategy"]],
@@ -62,12 +65,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", default=os.environ.get("FEDQ_DATA", ""), help="folder of data sets in hub layout")
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="folder for run directories")
     parser.add_argument("--workers", type=int, help="threads that train clients; never changes a result")
+    parser.add_argument("--cell", help="the name of one cell")
     parser.add_argument("--only", action="append", default=[], help="KEY=VALUE, or a part of the cell's name")
     parser.add_argument("--list", action="store_true", help="list cells and whether they are measured")
     given = parser.parse_args(argv)
     folder = HERE / given.experiment
     for cell in cells(folder):
-        if not all(_matches(cell, only) for only in given.only):
+        if given.cell not in (None, cell.name) or not all(_matches(cell, only) for only in given.only):
             continue
         known = result(folder, cell)
         if given.list:

@@ -110,7 +110,7 @@ def build(config: RunConfig) -> Simulation:
     workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
     pack = feedback_mod if top.error_feedback else encode_mod
     app = client_app(trainer, server.codec, top.seed, [*mods(who, wire), *server.mods()], pack)
-    cohort, ahead = _cohort(trained, o.batch_size) if trainer.together else 1, train_ahead(trainer)
+    cohort, ahead = _cohort(trained, o.batch_size) if trainer.together and server.together else 1, train_ahead(trainer)
     clients = LocalGrid(app, top.clients, workers=workers, cohort=cohort, ahead=ahead, stop=trainer.stop)
     grid = MeteredGrid(attacked(clients, who, wire), Ledger())
     return Simulation(config, data, server, initial, drawn, trainer, workers, clients, grid, warned)

@@ -46,6 +46,41 @@ def test_what_can_be_stacked() -> None:
     assert not known("resnet20", (3, 32, 32))
 
 
+def test_only_plain_chains_are_stacked() -> None:
+    """Layers that stand twice count twice; subclasses and hooks might do anything."""
+
+    class Odd(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * 2
+
+    act = torch.nn.ReLU()
+    assert stackable(torch.nn.Sequential(torch.nn.Linear(2, 2), act, torch.nn.Linear(2, 2), act))
+    assert not stackable(torch.nn.Sequential(Odd(2, 2)))
+    hooked = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    hooked[0].register_forward_hook(lambda *_: None)
+    assert not stackable(hooked)
+
+
+def test_a_layer_that_stands_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedq.models import MODELS, mlp
+
+    class Twice(torch.nn.Sequential):
+        class Options(mlp.Mlp.Options):
+            pass
+
+        def __init__(self, shape: tuple[int, ...], classes: int, options: Any) -> None:
+            act, linear = torch.nn.ReLU(), torch.nn.Linear
+            super().__init__(torch.nn.Flatten(), linear(64, 8), act, linear(8, 8), act, linear(8, classes))
+
+    monkeypatch.setitem(MODELS, "twice", Twice)
+    blueprint = Blueprint("twice", Twice.Options(), (1, 8, 8), 10, 0)
+    weights = blueprint.initial_weights()
+    one, many = Network(blueprint, weights, list(weights)), Stacked(blueprint, weights, list(weights))
+    w, x = one.flatten(weights).repeat(3, 1), torch.randn(3, 4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    y = torch.zeros(3, 4, dtype=torch.int64)
+    torch.testing.assert_close(many.gradient(w, x, y)[0][1], one.gradient(w[1:2], x[1:2], y[1:2])[0][0])
+
+
 def final(simulation: Simulation) -> dict[str, np.ndarray]:
     record = list(simulation.rounds(simulation.initial, 1, 3))[-1]
     return {n: x.copy() for n, x in records.to_arrays(record.arrays).items()}

@@ -38,10 +38,11 @@ def test_results_are_those_of_the_grid(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_short_cell_again(tmp_path: Path) -> None:
-    """The shortest cell on the embedded digits, of each experiment: the curve that was written down."""
+    """The shortest cell on the embedded digits that nobody attacks: the curve that was written down."""
     from experiments.run import run
 
-    short = [(r["seconds"], f, c, r) for f, c, r in measured() if c.keys.get("data.name", "digits") == "digits"]
+    calm = [found for found in measured() if "attack" not in found[1].keys]  # attacked runs need not repeat elsewhere
+    short = [(r["seconds"], f, c, r) for f, c, r in calm if c.keys.get("data.name", "digits") == "digits"]
     if not short:
         pytest.skip("no experiment has a result on digits yet")
     seconds, folder, cell, known = min(short, key=lambda found: found[0])

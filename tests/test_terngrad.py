@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,3 +201,44 @@ def test_steps_are_torchs(rule: steps.Rule) -> None:
         theirs.step()
         mine, slots = steps.step(rule, mine, {"w": g}, slots, lr=0.01, t=t)
     np.testing.assert_allclose(mine["w"], w.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_more_rounds_after_all(tmp_path: Any) -> None:
+    """Workers take the server's last step at the rate it was taken with, whatever the schedule becomes."""
+    from fedq.simulation import begin, play, reopen
+
+    ends = []
+    for down in ("counts", "float32"):
+        settings = {**SETTINGS, "downlink": down, "strategy.power": 0.5, "strategy.optimizer": "sgd"}
+        run, simulation = begin(make_config(**settings), tmp_path / down)
+        list(play(run, simulation))
+        run, simulation = reopen(run.path, rounds=12)
+        ends.append({n: a.data for n, a in list(play(run, simulation))[-1].arrays.items()})
+    assert ends[0] == ends[1]
+
+
+def test_a_layer_without_any_gradient(recwarn: pytest.WarningsRecorder) -> None:
+    """A dead layer's scale is 0 on every worker: nothing moves, and nothing is NaN."""
+    settings = {**SETTINGS, "clients": 8, "model.hidden": [1], "model.norm": "none", "client.lr": 3.0}
+    assert all(np.isfinite(line["loss"]) for line in played(build(make_config(**settings))) if line["loss"])
+    assert not [w for w in recwarn if "invalid" in str(w.message)]
+
+
+@pytest.mark.parametrize("stype", ["fedq." + "scaled_" * 3000 + "binary", "fedq.ternary_entropy"])
+def test_a_strange_scale_is_refused(stype: str) -> None:
+    simulation = build(make_config(**SETTINGS))
+    server, grid = simulation.strategy, simulation.grid
+    asked = list(server.configure_query(1, records.to_record(simulation.initial), ConfigRecord(), grid))
+    reply = next(iter(grid.send_and_receive(asked)))
+    for shape in ((), (2**50,)):
+        side = {n: Array("float32", shape, stype, b"\x03" * 10) for n in simulation.initial}
+        with pytest.raises(FedqError) as error:
+            server.check_query(with_content(reply, RecordDict({"side": ArrayRecord(side)})))
+        assert error.value.code == "FQ302"
+
+
+def test_more_workers_than_counts_can_tell() -> None:
+    server = build(make_config(**{**SETTINGS, "strategy.ema": 0.0})).strategy
+    server.restore({"slots": {}, "ema": {}, "stepped": 1, "rate": 0.1, "holders": list(range(3000)),
+                    "levels": {"w": np.zeros(4, np.float32)}, "scales": {"w": np.array(1, np.float32)}})  # fmt: skip
+    assert len(server._packed_average()["levels"]["w"].data) > 0  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ wrap the train function: the outermost packs (with error feedback or without), w
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -66,19 +67,16 @@ def client_app(
     return app
 
 
-def train_ahead(trainer: Trainer) -> Callable[[Sequence[Message], Sequence[int]], None]:
-    """Trains the clients of a cohort of messages together, where they are asked for the same and can be.
+def train_ahead(trainer: Trainer) -> Callable[[Sequence[Message], Sequence[int]], AbstractContextManager[None]]:
+    """Trains the clients of a cohort of messages together, where they are asked for the same."""
 
-    A message whose config says `alone` is for one client at a time.
-    """
-
-    def ahead(messages: Sequence[Message], partitions: Sequence[int]) -> None:
+    def ahead(messages: Sequence[Message], partitions: Sequence[int]) -> AbstractContextManager[None]:
         asked = messages[0].content
         alike = all(m.content.get("arrays") is asked.get("arrays") for m in messages)
-        if messages[0].metadata.message_type == "train" and "arrays" in asked and alike:
-            told = asked.config_records["config"]
-            if not told.get("alone"):
-                trainer.ahead(records.to_arrays(_arrays(messages[0])), _round(messages[0]), partitions, told)
+        if messages[0].metadata.message_type != "train" or "arrays" not in asked or not alike:
+            return nullcontext()
+        weights, told = records.to_arrays(_arrays(messages[0])), asked.config_records["config"]
+        return trainer.ahead(weights, _round(messages[0]), partitions, told)
 
     return ahead
 

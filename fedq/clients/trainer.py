@@ -88,12 +88,16 @@ class Trainer:
         """
         return self._trained(weights, round_, [partition], told, memory)[0]()
 
-    def ahead(self, weights: Arrays, round_: int, partitions: Sequence[int], told: Mapping[str, Any]) -> None:
-        """Train clients together, where that is possible; `ready` then has what each made of the round."""
-        alike = len({self._options.steps(len(self._shards.training(p))) for p in partitions}) == 1
-        if alike and self.together and not isinstance(self._algorithm, Remembering):
-            trained = self._trained(weights, round_, partitions, told)
-            self._ready.update({(round_, p): t for p, t in zip(partitions, trained, strict=True)})
+    @contextmanager
+    def ahead(self, weights: Arrays, round_: int, partitions: Sequence[int], told: Mapping[str, Any]) -> Iterator[None]:
+        """Train clients together; within the context `ready` has what each made of the round."""
+        trained = self._trained(weights, round_, partitions, told)
+        self._ready.update({(round_, p): t for p, t in zip(partitions, trained, strict=True)})
+        try:
+            yield
+        finally:
+            for partition in partitions:
+                self._ready.pop((round_, partition), None)
 
     def ready(self, round_: int, partition: int) -> Trained | None:
         """What `ahead` made of a client, once."""
@@ -102,8 +106,9 @@ class Trainer:
 
     @cached_property
     def together(self) -> bool:
-        """Whether the network is one that K clients can train at once."""
-        return stackable(self._blueprint.module())
+        """Whether K clients can train at once: the network, the algorithm, and as many steps for each."""
+        alike = self._options.local_epochs is None and not isinstance(self._algorithm, Remembering)
+        return alike and stackable(self._blueprint.module())
 
     def _trained(
         self,

@@ -8,9 +8,10 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import count, islice
 from threading import Event
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, final
 
 import numpy as np
@@ -27,7 +28,9 @@ log = logging.getLogger("fedq")
 CLIENT_RAISED, TIMED_OUT = 3, 4  # Flower's codes are 0 to 2 and its own
 AHEAD = 2  # cohorts a thread may be ahead of the server
 
-Ahead = Callable[[Sequence[Message], Sequence[int]], None]
+GRACE = 1.0  # seconds for clients to give up after a time-out
+
+Ahead = Callable[[Sequence[Message], Sequence[int]], AbstractContextManager[None]]
 
 
 @final
@@ -114,15 +117,14 @@ class LocalGrid(Grid):
         cohorts = [messages[i : i + self.cohort] for i in range(0, len(messages), self.cohort)]
         if self._workers == 1 and timeout is None:
             for cohort in cohorts:
-                self._prepare(cohort)
-                yield from (_delivered(message, self._played(message)) for message in cohort)
+                with self._prepared(cohort):
+                    yield from (_delivered(message, self._played(message)) for message in cohort)
             return
         waiting, hung, end = iter(cohorts), False, monotonic() + (timeout or 0)
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="client")
+        running: deque[tuple[list[Message], Future[list[Message | BaseException]]]] = deque()
         try:
-            running: deque[tuple[list[Message], Future[list[Message | BaseException]]]] = deque(
-                (c, pool.submit(self._played_together, c)) for c in islice(waiting, AHEAD * self._workers)
-            )
+            running.extend((c, pool.submit(self._played_together, c)) for c in islice(waiting, AHEAD * self._workers))
             while running:
                 cohort, future = running.popleft()
                 wait([future], None if timeout is None else max(0.0, end - monotonic()))
@@ -134,19 +136,25 @@ class LocalGrid(Grid):
         finally:
             self._stop.set()
             pool.shutdown(wait=not hung, cancel_futures=True)
+            if hung:  # clients that train give up at their next step; one that hangs elsewhere is left behind
+                sleep(GRACE)
             self._stop.clear()
 
-    def _prepare(self, cohort: list[Message]) -> None:
-        if self._ahead and len(cohort) > 1:
-            try:
-                self._ahead(cohort, [m.metadata.dst_node_id - 1 for m in cohort])
-            except Exception as error:  # each then fails or succeeds by itself
-                if not self._stop.is_set():
-                    log.warning("a cohort could not be trained together: %s: %s", type(error).__name__, error)
+    @contextmanager
+    def _prepared(self, cohort: list[Message]) -> Iterator[None]:
+        """The clients of a cohort trained together, if they can be."""
+        with ExitStack() as stack:
+            if self._ahead and len(cohort) > 1:
+                try:
+                    stack.enter_context(self._ahead(cohort, [m.metadata.dst_node_id - 1 for m in cohort]))
+                except Exception as error:  # each then fails or succeeds by itself
+                    if not self._stop.is_set():
+                        log.warning("a cohort could not be trained together: %s: %s", type(error).__name__, error)
+            yield
 
     def _played_together(self, cohort: list[Message]) -> list[Message | BaseException]:
-        self._prepare(cohort)
-        return [self._played(message) for message in cohort]
+        with self._prepared(cohort):
+            return [self._played(message) for message in cohort]
 
     def _played(self, message: Message) -> Message | BaseException:
         try:
@@ -155,10 +163,12 @@ class LocalGrid(Grid):
             return error
 
     def _play(self, message: Message) -> Message:
+        """The client's reply; what it keeps is kept only if it replies."""
         node = message.metadata.dst_node_id
-        context = self._contexts.get(node) or self._context(node, RecordDict())
+        kept = self._contexts[node].state if node in self._contexts else RecordDict()
+        context = self._context(node, RecordDict({name: record.copy() for name, record in kept.items()}))
         reply = self._app(isolated(message), context)
-        if context.state:
+        if context.state or kept:
             self._contexts[node] = context
         return reply
 

@@ -38,7 +38,7 @@ CODECS: dict[str, PackedCodec] = {
 
 def codec(name: str) -> PackedCodec:
     """The codec of this name: ours, `scaled_` one of ours, or another package's. FedqError FQ101 if there is none."""
-    if name.startswith("scaled_"):
+    if name.startswith("scaled_") and not name.startswith("scaled_scaled_"):
         return Scaled(codec(name.removeprefix("scaled_")))
     found: PackedCodec = find("codec", name, CODECS)
     return found

@@ -13,7 +13,7 @@ from fedq.kernels._reference import F32, U8, padding_is_zero
 from fedq.kernels.codec import LARGEST, PackedCodec, sane
 from fedq.rng import Key
 
-_MOST = 1 << 12  # clients to look for
+MOST_VOTERS = 1 << 12  # fewer voters can be told
 _HEAD = 8
 
 
@@ -28,7 +28,7 @@ class Counts(PackedCodec):
     name = "counts"
 
     def __init__(self, voters: int = 0) -> None:
-        assert 0 <= voters < _MOST
+        assert 0 <= voters < MOST_VOTERS
         self._voters = voters
 
     def nbytes(self, d: int) -> int:
@@ -56,7 +56,7 @@ class Counts(PackedCodec):
         """Means [d]."""
         voters, limit = int(np.frombuffer(data, "<u4", 1)[0]), np.float32(np.frombuffer(data, "<f4", 1, 4)[0])
         depth, width = voters.bit_length(), -(-d // 8)
-        if voters >= _MOST or len(data) != _HEAD + (depth * width if voters else 4 * d):
+        if voters >= MOST_VOTERS or len(data) != _HEAD + (depth * width if voters else 4 * d):
             raise self.malformed("a length that does not fit the number of voters")
         if not 0 <= limit <= LARGEST:
             raise self.malformed("the limit is negative, huge or not finite")
@@ -92,9 +92,9 @@ def _nearest(voters: int, levels: F32) -> NDArray[np.int64]:
 
 def _candidates(levels: F32, limit: np.float32) -> list[int]:
     """The numbers of voters that explain a few of the levels."""
-    if limit > 1 or levels.size > _MOST:
+    if limit > 1 or levels.size > MOST_VOTERS:
         return []
-    every, few = np.arange(1, _MOST)[:, None], levels[:: max(1, levels.size // 4)]
+    every, few = np.arange(1, MOST_VOTERS)[:, None], levels[:: max(1, levels.size // 4)]
     counts = np.rint((few.astype(np.float64) + 1) * (every / 2)).clip(0, every)
     return (1 + np.flatnonzero((_means(every, counts, limit) == few).all(1))).tolist()
 

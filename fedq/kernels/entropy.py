@@ -6,6 +6,7 @@ import numpy as np
 
 from fedq.kernels import active as kernels
 from fedq.kernels._reference import U8
+from fedq.kernels._reference_rans import RANS_BLOCK
 from fedq.kernels.ternary import Planes
 
 _BASE3, _MASK_SIGN = 0, 1
@@ -60,7 +61,8 @@ class TernaryEntropy(Planes):
         """The `n` bytes that stand at the beginning of `body`, and what follows them."""
         if not coded:
             return body[:n], body[n:]
-        part, used = kernels.rans_decode(body, n)
+        short = len(body) < 2 * -(-n // RANS_BLOCK)  # told before memory is taken for n bytes
+        part, used = (body, 0) if short else kernels.rans_decode(body, n)
         if not used:
             raise self.malformed("a code that no encoder writes")
         return part, body[used:]

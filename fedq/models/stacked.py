@@ -24,7 +24,7 @@ class Stacked(Flat):
     def __init__(self, blueprint: Blueprint, weights: Weights, names: Sequence[str]) -> None:
         module = blueprint.module()
         assert stackable(module)
-        self._layers = [_layer(path, part) for path, part in module.named_children()]
+        self._layers = [_layer(path, part) for path, part in module._modules.items() if part is not None]
         parameters = dict(module.named_parameters())
         super().__init__({name: tuple(parameters[name].shape) for name in names})
         self._fixed = {n: torch.tensor(weights[n])[None] for n in parameters if n not in names}
@@ -43,16 +43,21 @@ class Stacked(Flat):
 
 
 def stackable(module: nn.Module) -> bool:
-    """Whether `Stacked` knows every layer of the module."""
-    return isinstance(module, nn.Sequential) and all(_known(part) for part in module)
+    """Whether `Stacked` knows every layer of the module: exactly these classes, with nothing hooked on."""
+    plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return plain and all(_known(part) for part in module._modules.values() if part is not None) and not _hooked(module)
 
 
 def _known(part: nn.Module) -> bool:
-    if isinstance(part, nn.BatchNorm1d):
+    if type(part) is nn.BatchNorm1d:
         return not part.track_running_stats
-    return isinstance(part, nn.Linear | nn.ReLU) or (
-        isinstance(part, nn.Flatten) and (part.start_dim, part.end_dim) == (1, -1)
-    )
+    if type(part) is nn.Flatten:
+        return (part.start_dim, part.end_dim) == (1, -1)
+    return type(part) in (nn.Linear, nn.ReLU)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in module.modules())
 
 
 def _layer(path: str, part: nn.Module) -> Layer:

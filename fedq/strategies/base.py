@@ -49,6 +49,7 @@ class PackedStrategy(Strategy, ABC):
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     sends: Literal["weights", "updates", "gradient"] = "weights"
+    together: ClassVar[bool] = True  # whether a simulation may train clients together, which rounds differently
     client: ClassVar[str] = ""
     proxy: Proxy | None = None  # the server's own examples, where options are `ProxyOptions`; set before round 1
 

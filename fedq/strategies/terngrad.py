@@ -18,8 +18,7 @@ from pydantic import Field
 from fedq import steps
 from fedq.errors import FedqError
 from fedq.kernels import CODECS, records
-from fedq.kernels.codec import LARGEST
-from fedq.kernels.counts import Counts
+from fedq.kernels.counts import MOST_VOTERS, Counts
 from fedq.kernels.records import Arrays
 from fedq.options import Options
 from fedq.rng import Key
@@ -38,6 +37,7 @@ class TernGrad(PackedStrategy):
         "client": {"name": "gradient", "local_steps": 1},
     }
     sends = "gradient"
+    together = False  # the same bits, whether a worker is sent weights or steps to them itself
 
     class Options(Options):
         """`[strategy]` keys of `terngrad`."""
@@ -63,7 +63,7 @@ class TernGrad(PackedStrategy):
         self._slots: Arrays = {}
         self._ema: Arrays = {}
         self._average: tuple[Arrays, Arrays] = ({}, {})  # levels k / N and scales s of the last round
-        self._stepped = 0  # the round of the last step: there are rounds to which nobody comes
+        self._stepped, self._rate = 0, 0.0  # round and learning rate of the last step; there are rounds with nobody
         self._holders: frozenset[int] = frozenset()  # partitions that hold the weights before the last average
         self._sides: dict[int, Arrays] = {}  # node -> its scales
 
@@ -83,9 +83,9 @@ class TernGrad(PackedStrategy):
         found = reply.content.array_records.get("side")
         if found is None or set(found) != set(self.current):
             raise FedqError("FQ302", "a reply without one scale for each array")
-        for name, x in records.to_arrays(found).items():
-            if x.shape != () or not 0 <= float(x) <= LARGEST:
-                raise FedqError("FQ302", f"a scale of `{name}` that is negative, huge or no number")
+        for name, payload in found.items():
+            if tuple(payload.shape) != () or float(CODECS["float32"].decode(payload)) < 0:
+                raise FedqError("FQ302", f"a scale of `{name}` that is negative, or more than one number")
 
     def aggregate_query(self, server_round: int, replies: Iterable[Message]) -> None:
         """Keep the scales."""
@@ -115,8 +115,8 @@ class TernGrad(PackedStrategy):
             return None, None
         levels, scales = self._levels(fold.mean(), len(seen))
         g = {n: s * levels[n] for n, s in scales.items()}
-        t = server_round
-        w, self._slots = steps.step(self.options.optimizer, self.current, g, self._slots, lr=self._lr(t), t=t)  # T8
+        t, self._rate = server_round, self._lr(server_round)
+        w, self._slots = steps.step(self.options.optimizer, self.current, g, self._slots, lr=self._rate, t=t)  # T8
         self._average, self._holders = (levels, scales), frozenset(self.partition_of(r) for r in seen)
         self._ema, self._stepped = self._averaged(w, t), t
         return records.to_record(w), fold.metrics
@@ -131,23 +131,22 @@ class TernGrad(PackedStrategy):
         """Optimizer, moving average, last average gradient, and who holds the weights."""
         levels, scales = self._average
         held = {"levels": levels, "scales": scales, "holders": sorted(self._holders)}
-        return {"slots": self._slots, "ema": self._ema, "stepped": self._stepped, **held}
+        return {"slots": self._slots, "ema": self._ema, "stepped": self._stepped, "rate": self._rate, **held}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self._slots, self._ema = state["slots"], state["ema"]
         self._average, self._holders = (state["levels"], state["scales"]), frozenset(state["holders"])
-        self._stepped = state["stepped"]
+        self._stepped, self._rate = state["stepped"], state["rate"]
 
     # ------------------------------------------------------------------------------------------ helpers
 
     def _told(self, kind: str, round_: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """The round's weights: as the last average gradient to workers that hold those before, else themselves."""
-        config = ConfigRecord({**config, "alone": True})  # the same bits, however the weights come
         messages = self._messages(kind, round_, arrays, config, grid)
         if not (messages and self._localised):
             return messages
-        last = {"rule": self.options.optimizer, "lr": self._lr(self._stepped), "step": self._stepped}
+        last = {"rule": self.options.optimizer, "lr": self._rate, "step": self._stepped}
         told = ConfigRecord({**messages[0].content.config_records["config"], **last})
         whole = RecordDict({**messages[0].content, "slots": records.to_record(self._slots), "config": told})
         small = RecordDict({**self._packed_average(), "config": told}) if self._holders else whole
@@ -155,7 +154,7 @@ class TernGrad(PackedStrategy):
 
     def _packed_average(self) -> dict[str, ArrayRecord]:
         levels, scales = self._average
-        codec = Counts(2 * len(self._holders))
+        codec = Counts(2 * len(self._holders) if 2 * len(self._holders) < MOST_VOTERS else 0)
         packed = ArrayRecord({n: codec.encode(x, key=NO_BITS) for n, x in levels.items()})
         return {"levels": packed, "scales": records.to_record(scales)}
 
@@ -163,10 +162,9 @@ class TernGrad(PackedStrategy):
         """The levels k / N in [-1, 1] and s, with mean = s k / N; without sharing the mean itself, and 1."""
         if not self.options.share:
             return mean, {name: np.array(1, np.float32) for name in mean}
-        scales, tiny = self._shared(), float(np.finfo(np.float32).tiny)
-        return {
-            name: np.rint(x * (n / max(float(scales[name]), tiny))) / np.float32(n) for name, x in mean.items()
-        }, scales
+        scales = self._shared()
+        unit = {name: x / scales[name] if scales[name] else np.zeros_like(x) for name, x in mean.items()}
+        return {name: np.rint(x * np.float32(n)) / np.float32(n) for name, x in unit.items()}, scales
 
     def _shared(self) -> Arrays:
         """The scale s = max_n s_n of each array (T6)."""
