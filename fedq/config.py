@@ -138,17 +138,13 @@ class RunConfig:
     def with_(self, **changes: Any) -> "RunConfig":
         """A copy with some keys changed; write dots as double underscores: `cfg.with_(seed=1, client__lr=0.1)`.
 
-        A new strategy, client, model or participation starts from its own defaults.
+        A new strategy, client, model or participation starts from its own defaults, and a new strategy from its own
+        client, its own codec and whatever else stands in the `defaults` of the one before.
         """
         given = named(flatten({k.replace("__", "."): v for k, v in changes.items()}))
         now = flatten(self.as_dict())
-        for part in PARTS:
-            old = now.get(f"{part}.name")
-            if given.get(f"{part}.name", old) != old:
-                gone = ("strategy.", "client.", "codec") if part == "strategy" else (f"{part}.",)
-                now = {k: v for k, v in now.items() if not k.startswith(gone)}
-        now = {k: v for k, v in now.items() if EITHER.get(k) not in given}
-        return make_config({**now, **given})
+        gone = replaced(now, given, also_chosen=True)
+        return make_config({**{k: v for k, v in now.items() if k not in gone}, **given})
 
 
 def hash_of(values: Mapping[str, Any]) -> str:
@@ -219,6 +215,33 @@ def blaming(settings: Settings) -> Iterator[None]:
             raise
         where = given.where or f"{error.key} = {given.value} (a default)" if given.value is not None else error.key
         raise FedqError(error.code, error.message, where=where, hint=error.hint, from_file=given.from_file) from error
+
+
+def replaced(now: Mapping[str, Any], given: Mapping[str, Any], *, also_chosen: bool = False) -> set[str]:
+    """The dotted keys of `now` that do not stand where `given` comes over it.
+
+    They are the keys of a part that both name, differently; the one of two keys that say the same; and, under another
+    strategy, what the old one brought along, `also_chosen` or only where it is still as brought.
+    """
+    changed = {p for p in PARTS if (old := now.get(f"{p}.name")) is not None and given.get(f"{p}.name", old) != old}
+    gone = {k for k in now if EITHER.get(k) in given or ("." in k and k.split(".")[0] in changed)}
+    if "strategy" in changed:
+        own = _brought(now["strategy.name"])
+        brought = {"client.name": "sgd", "codec": "float32", "downlink": "float32", **own}
+        gone |= {k for k, v in now.items() if k in brought and v == brought[k]}
+        if also_chosen:
+            gone |= {k for k in now if k in own or k == "codec" or k.startswith("client.")}
+        elif "client.name" in gone - given.keys():
+            gone |= {k for k in now if k.startswith("client.")}
+    return gone
+
+
+def _brought(name: Any) -> dict[str, Any]:
+    """The settings that a strategy brings along; none if there is no such strategy."""
+    try:
+        return flatten(strategy(name).defaults) if isinstance(name, str) else {}
+    except FedqError:
+        return {}
 
 
 def named(keys: Mapping[str, V]) -> dict[str, V]:

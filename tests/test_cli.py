@@ -57,6 +57,37 @@ def test_run_toml_repeats_the_run(fedq: Fedq, tiny: tuple[str, ...]) -> None:
     assert again["run_dir"] == first["run_dir"] + "-2"
 
 
+def test_flags_over_a_file_take_the_old_parts_keys_along(fedq: Fedq) -> None:
+    """As if the file had never named what the flag replaces; what somebody chose otherwise stays."""
+
+    def printed(*words: str) -> str:
+        status, out, err = fedq("simulate", *words, "--print-config")
+        assert status == 0, err
+        return out
+
+    for old, new in [("fedvote", "fedavg"), ("terngrad", "fedvote"), ("fedavg", "terngrad"), ("feddyn", "signsgd")]:
+        Path("run.toml").write_text(printed("--strategy", old, "--seed", "3"))
+        assert printed("run.toml", "--strategy", new) == printed("--strategy", new, "--seed", "3")
+    Path("run.toml").write_text(printed("--strategy", "fedavg", "--codec", "qsgd4", "--model", "lenet5"))
+    assert printed("run.toml", "--strategy", "fedpaq", "--model", "mlp") == printed(
+        "--strategy", "fedpaq", "--codec", "qsgd4"
+    )
+    assert printed("run.toml", "--set", "client.name=fedprox") == printed(
+        *("--strategy", "fedavg", "--codec", "qsgd4", "--model", "lenet5", "--set", "client.name=fedprox")
+    )
+    assert "local_epochs = 2" in printed("run.toml", "--set", "client.local_epochs=2.0")
+    Path("mine.toml").write_text("[client]\nlr = 0.2\n[strategy]\nname = 'fedvote'\n")
+    assert printed("mine.toml", "--strategy", "fedavg") == printed("--strategy", "fedavg", "--lr", "0.2")
+    for wrong in ("3", "[]", "'fedvot'"):
+        Path("mine.toml").write_text(f"[strategy]\nname = {wrong}\n")
+        assert printed("mine.toml", "--strategy", "fedavg") == printed("--strategy", "fedavg")
+
+
+def test_flags_without_a_value_are_quoted_without_one(fedq: Fedq) -> None:
+    status, _, err = fedq("simulate", "--error-feedback")
+    assert (status, "\n  --> --error-feedback\n" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "status", "code", "hint"),
     [
@@ -207,6 +238,15 @@ def test_version_and_help(fedq: Fedq) -> None:
         assert status == 0
         assert max(len(line) for line in out.splitlines()) <= 80
         assert words == ["--help"] or "Example: fedq" in out
+
+
+def test_help_says_what_the_arguments_are(fedq: Fedq) -> None:
+    """In the text, as not every click shows the help of arguments."""
+    from fedq.report.catalogue import KINDS
+
+    assert "CONFIG is a TOML file" in fedq("simulate", "--help")[1]
+    shown = fedq("show", "--help")[1]
+    assert all(kind in shown for kind in KINDS)
 
 
 def test_demo_contenders_are_valid() -> None:

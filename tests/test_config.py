@@ -58,6 +58,12 @@ def test_with_changes_keys_and_keeps_the_rest() -> None:
     assert (fedavg.client.name, fedavg.top.codec, fedavg.top.seed) == ("sgd", "float32", 4)
 
 
+@pytest.mark.parametrize("new", STRATEGIES)
+@pytest.mark.parametrize("old", ["terngrad", "fedvote", "signsgd"])
+def test_a_new_strategy_takes_nothing_from_the_old_one(old: str, new: str) -> None:
+    assert make_config(strategy=old, seed=3).with_(strategy=new) == make_config(strategy=new, seed=3)
+
+
 @pytest.mark.parametrize(
     ("values", "code", "says", "hint"),
     [

@@ -7,16 +7,14 @@ from typer import Argument, Option
 
 
 def show(
-    what: Annotated[
-        str,
-        Argument(
-            help="strategies, codecs, clients, models, attacks, data, partitions, participation, runs; NAME or RUN."
-        ),
-    ],
+    what: Annotated[str, Argument()],
     json: Annotated[bool, Option("--json", help="Print JSON on stdout.")] = False,
     debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> int:
     """List what there is to choose from, or show one of them with its settings, or one run.
+
+    WHAT is strategies, codecs, clients, models, attacks, data, partitions,
+    participation or runs; or the name of one of them, or the directory of a run.
 
     Example: fedq show strategies
     """

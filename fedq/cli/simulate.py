@@ -29,9 +29,7 @@ SECTION = {
 
 
 def simulate(
-    config: Annotated[
-        Path | None, Argument(help="A TOML file, such as the run.toml of a run.", show_default=False)
-    ] = None,
+    config: Annotated[Path | None, Argument(show_default=False)] = None,
     strategy: Annotated[
         str | None, Option(help="fedvote (default), fedavg, fedpaq, signsgd ...: fedq show strategies")
     ] = None,
@@ -68,6 +66,8 @@ def simulate(
 ) -> int:
     """Train a model on simulated clients, over a wire of real packed bytes.
 
+    CONFIG is a TOML file, such as the run.toml of a run; flags come over it.
+
     Example: fedq simulate --strategy fedvote --clients 20 --rounds 20 --seed 1
     """
     flags: dict[str, Any] = {k: v for k, v in locals().items() if k in SECTION and v is not None}
@@ -90,11 +90,19 @@ def simulate(
 
 
 def _settings(config: Path | None, flags: dict[str, Any], sets: list[str]) -> dict[str, Any]:
-    """A file's settings, then flags over them, then `--set`; each remembers where it was given."""
+    """A file's settings, then flags over them, then `--set`; each remembers where it was given.
+
+    What flags replace takes its own along: under another strategy the file's keys of the old one do not stand.
+    """
+    from fedq.config import named, replaced
     from fedq.settings import Setting, parse_set, read_toml
 
-    settings = dict(read_toml(config)) if config else {}
+    given = {}
     for name, value in flags.items():
         plain = str(value.expanduser().resolve()) if isinstance(value, Path) else value
-        settings[SECTION[name]] = Setting(plain, f"--{name.replace('_', '-')} {value}")
-    return settings | parse_set(sets)
+        flag = f"--{name.replace('_', '-')}"
+        given[SECTION[name]] = Setting(plain, flag if value is True else f"{flag} {value}")
+    given = named(given | parse_set(sets))
+    file = named(read_toml(config)) if config else {}
+    gone = replaced({k: s.value for k, s in file.items()}, {k: s.value for k, s in given.items()})
+    return {k: s for k, s in file.items() if k not in gone} | given
