@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from fedq.build import Simulation, build
 from fedq.clients.latent import Latent
 from fedq.config import make_config
+from fedq.errors import FedqError
 from fedq.kernels import CODECS, records
 from fedq.models.network import Blueprint
 from fedq.rng import key, rng
@@ -47,6 +48,16 @@ def test_rounding_is_unbiased(codec: str) -> None:
     np.testing.assert_allclose(sent.mean(1), np.tanh(SLOPE * h), atol=5 / np.sqrt(n))
     if codec == "ternary":
         np.testing.assert_allclose((sent == 0).mean(1), 1 - np.abs(np.tanh(SLOPE * h)), atol=5 / np.sqrt(n))
+
+
+@pytest.mark.parametrize("codec", ["sign", "scaled_sign", "topk10", "terngrad"])
+def test_biased_codecs_are_refused(codec: str) -> None:
+    """F13 needs E[w] = w~; `float16` only rounds."""
+    with pytest.raises(FedqError, match="unbiased weights") as error:
+        voting(3, codec)
+    assert error.value.code == "FQ105"
+    assert "codec" in error.value.where
+    assert voting(3, "float16").strategy.codec.name == "float16"
 
 
 def test_latent_weights_follow_the_vote() -> None:

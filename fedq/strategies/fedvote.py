@@ -46,12 +46,12 @@ class FedVote(PackedStrategy):
     def __init__(self, setup: Setup, options: Any) -> None:
         super().__init__(setup, options)
         self.codec, self.downlink = setup.codec, setup.downlink  # values are in [-1, 1] as they are
-        if "sign" in setup.codec.name:
+        if not (setup.codec.unbiased or setup.codec.name == "float16"):  # float16 rounds, and drops nothing
             raise FedqError(
                 "FQ105",
                 f"`fedvote` cannot send by `{setup.codec.name}`: a soft vote needs unbiased weights",
                 key="codec",
-                hint="use --codec binary, ternary or ternary_base3",
+                hint="use --codec binary, ternary, ternary_base3 or float32",
             )
         self._limit = np.float32(1 - options.clip)
         self._nu, self._weights = dict[int, float](), dict[int, float]()
@@ -73,6 +73,7 @@ class FedVote(PackedStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The soft vote, clipped; see `PackedStrategy.aggregate_train`."""
+        self._weights = {}
         uniform_ = self.options.weighting == "uniform"
         vote = self.folded(replies, uniform) if uniform_ else self._weighted(server_round, replies)
         if vote.empty:
@@ -135,7 +136,7 @@ class FedVote(PackedStrategy):
         self._nu = {int(k): float(nu) for k, nu in state.get("nu", {}).items()}
 
     def shown(self) -> dict[str, Any]:
-        """Smoothed credibility of every client seen so far, and the weights of the last round, by partition."""
+        """Smoothed credibility of every client seen so far, and the weights of the round, by partition."""
         if self.options.weighting == "uniform":
             return {}
         return {"credibility": _rounded(self._nu), "weight": _rounded(self._weights)}
