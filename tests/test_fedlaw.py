@@ -236,6 +236,8 @@ def test_a_round_learns_and_shows_it() -> None:
     assert sum(shown["lambda"].values()) == pytest.approx(1)
     moved = [abs(np.log(shown["lambda"][str(k)] / (n / sum(n_K)))) for k, n in enumerate(n_K)]
     assert max(moved) > 0.02
+    assert s.strategy.aggregate_train(2, ()) == (None, None)
+    assert s.strategy.shown() == {}  # a round without anybody: as after a resume
 
 
 # ------------------------------------------------------------------------------------------------- the proxy set

@@ -119,6 +119,15 @@ def test_clients_that_are_away_keep_theirs() -> None:
     assert all(before[k] == after[k] for k in away)
 
 
+def test_a_round_without_anybody_shows_no_weights() -> None:
+    """So that an interrupted run shows what an uninterrupted one does."""
+    simulation = voting("filtered")
+    (record,) = played(simulation, 1)
+    assert record.strategy["weight"]
+    assert simulation.strategy.aggregate_train(2, ()) == (None, None)
+    assert simulation.strategy.shown() == {"credibility": record.strategy["credibility"], "weight": {}}
+
+
 @pytest.mark.parametrize("codec", ["binary", "ternary"])
 @pytest.mark.parametrize("weighting", ["reputation", "filtered", "plausible"])
 def test_contract(weighting: str, codec: str) -> None:

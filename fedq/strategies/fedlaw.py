@@ -56,6 +56,7 @@ class FedLaw(PackedStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The learned combination of all replies; see `PackedStrategy.aggregate_train`."""
+        self._shown = {}
         usable = [reply for reply in replies if reply.has_content()]
         if not usable:
             return None, None
@@ -68,7 +69,7 @@ class FedLaw(PackedStrategy):
         return records.to_record(self._named(mixed(w_KD, law))), metrics
 
     def shown(self) -> dict[str, Any]:
-        """The round's gamma, and lambda by partition."""
+        """The round's gamma, and lambda by partition; nothing where nobody came."""
         return self._shown
 
     def _learned(self, w_KD: F32, law: Law, round_: int) -> Law:
