@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from os import cpu_count
-from typing import Any
+from typing import Any, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedq import _flower
 from fedq.attacks import attackers, check_fit
@@ -80,12 +83,12 @@ def build(config: RunConfig) -> Simulation:
     """Load the data, share it among clients, and make strategy, trainer and grid. FedqError if they do not fit."""
     _flower.quiet()
     with blaming(config.origins):
-        top, o = config.top, config.client.options
-        population = Population(top.seed, top.clients, top.per_round, lambda: label_shares(data.train.y, held))
+        top, o, ground = config.top, config.client.options, _Ground(config)
+        population = Population(top.seed, top.clients, top.per_round, ground.labels)
         coming = participation(config.participation.name)(population, config.participation.options)
         who = attackers(top.attack, top.clients, top.seed) if top.attack else None
         bad = who.partitions if who else frozenset[int]()
-        setup = Setup(coming, codec(top.codec), codec(top.downlink), o.lr, top.rounds, bad)
+        setup = Setup(coming, codec(top.codec), codec(top.downlink), o.lr, top.rounds, bad, lambda: ground.proxy)
         server: PackedStrategy = strategy(config.strategy.name)(setup, config.strategy.options)
         algorithm: LocalAlgorithm = client(config.client.name)(o)
         _check_client(config, server, algorithm)
@@ -93,12 +96,9 @@ def build(config: RunConfig) -> Simulation:
         if who:
             check_fit(who, wire, config.strategy.name)
         feedback = _check_feedback(config, server) if top.error_feedback else ()
-        data, own = _held(config, load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed))
-        held = partition(data.train.y, top.data.partition, top.clients, top.seed)
+        (data, own), held = ground.data, ground.held
         coming.probabilities()  # rates above 1 are told now
-        inputs = Inputs(data, top.data.scale, top.data.augment)
-        blueprint = Blueprint(config.model.name, config.model.options, inputs.shape, data.classes, top.seed)
-        server.proxy = ProxySet(blueprint, inputs, own) if own else None
+        inputs, blueprint = ground.inputs, ground.blueprint
         warned = (*_check_norms(config, blueprint), *_check_proxy(config, own), *feedback)
         drawn = blueprint.initial_weights()
         initial = server.initial(drawn, blueprint.hidden(), top.seed)
@@ -124,12 +124,49 @@ def _cohort(weights: int, batch: int) -> int:
     return max(8, min(32, 2**17 // weights)) if weights * batch <= 4_000_000 else 1
 
 
-def _held(config: RunConfig, data: Dataset) -> tuple[Dataset, Examples | None]:
-    """The data without what the server holds of them, and that, if the strategy wants a proxy set."""
-    o = config.strategy.options
-    return (
-        hold_proxy(data, o.proxy, o.proxy_per_class, config.top.seed) if isinstance(o, ProxyOptions) else (data, None)
-    )
+@final
+class _Ground:
+    """What a config's parts stand on, each made when it is first wanted: wrong settings are told before data load."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    @cached_property
+    def data(self) -> tuple[Dataset, Examples | None]:
+        """The data without what the server holds of them, and that, if the strategy wants a proxy set."""
+        top, o = self._config.top, self._config.strategy.options
+        data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
+        held = isinstance(o, ProxyOptions)
+        return hold_proxy(data, o.proxy, o.proxy_per_class, top.seed) if held else (data, None)
+
+    @cached_property
+    def held(self) -> list[NDArray[np.int64]]:
+        """Each client's examples, as indices."""
+        top = self._config.top
+        return partition(self.data[0].train.y, top.data.partition, top.clients, top.seed)
+
+    def labels(self) -> NDArray[np.float64]:
+        """The share of each label in each client's data."""
+        return label_shares(self.data[0].train.y, self.held)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The data as networks are fed them."""
+        top = self._config.top
+        return Inputs(self.data[0], top.data.scale, top.data.augment)
+
+    @cached_property
+    def blueprint(self) -> Blueprint:
+        """The network."""
+        model, seed = self._config.model, self._config.top.seed
+        return Blueprint(model.name, model.options, self.inputs.shape, self.data[0].classes, seed)
+
+    @cached_property
+    def proxy(self) -> ProxySet:
+        """The server's own examples."""
+        own = self.data[1]
+        assert own is not None, "only strategies whose options are `ProxyOptions` have a proxy set"
+        return ProxySet(self.blueprint, self.inputs, own)
 
 
 def _check_proxy(config: RunConfig, held: Examples | None) -> Iterator[str]:

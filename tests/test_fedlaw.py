@@ -54,8 +54,8 @@ class Bowl:
 
 def learner(k: int, target: float = 0.3, **options: Any) -> FedLaw:
     codec = CODECS["float32"]
-    server = FedLaw(Setup(Uniform(Population(0, k, k), None), codec, codec, 0.1), FedLaw.Options(**options))
-    server.proxy = Bowl(target)
+    setup = Setup(Uniform(Population(0, k, k), None), codec, codec, 0.1, proxy=lambda: Bowl(target))
+    server = FedLaw(setup, FedLaw.Options(**options))
     server.current = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.float32)}
     return server
 
@@ -96,7 +96,7 @@ def test_gradient_through_a_network_is_that_of_functional_call() -> None:
     server = s.strategy
     assert isinstance(server, FedLaw)
     server.current = s.initial
-    names, proxy = list(s.initial), server.proxy
+    names, proxy = list(s.initial), server.setup.proxy()
     assert isinstance(proxy, ProxySet)
     models = [
         {n: x + 0.05 * rng(k, n).standard_normal(x.shape, np.float32) for n, x in s.initial.items()} for k in (1, 2, 3)

@@ -10,6 +10,9 @@ from fedq.errors import FedqError
 from fedq.participation import PARTICIPATION, Participation, Population, participation
 from fedq.participation.base import ascending, coins, rates
 from fedq.participation.markov import transitions
+from fedq.strategies import STRATEGIES
+from fedq.strategies.base import Setup
+from fedq.strategies.fedavg import FedAvg
 
 CIFAR10 = np.repeat(np.arange(10), 5000)  # the draws depend on class counts alone
 FIRST_P = {
@@ -184,6 +187,22 @@ def test_participation_in_a_config() -> None:
     assert markov.hash != plain.hash
     assert markov.with_(participation="full") == plain
     assert markov.with_(participation="cyclic").participation.options.cycle == 100
+
+
+def test_strategies_know_the_rates_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also rates that follow the labels of data that nobody has loaded yet."""
+
+    class Rates(FedAvg):  # type: ignore[misc]
+        def __init__(self, setup: Setup, options: object) -> None:
+            super().__init__(setup, options)
+            self.p_N = setup.participation.probabilities()
+
+    monkeypatch.setitem(STRATEGIES, "rates", Rates)
+    s = build(make_config(strategy="rates", participation="bernoulli", clients=10))
+    assert isinstance(s.strategy, Rates)
+    plain = build(make_config(strategy="fedavg", participation="bernoulli", clients=10))
+    np.testing.assert_array_equal(s.strategy.p_N, plain.strategy.setup.participation.probabilities())
+    assert len(set(s.strategy.p_N.tolist())) > 2
 
 
 def test_rates_that_cannot_be_are_told_where_they_were_given() -> None:

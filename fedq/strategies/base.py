@@ -23,14 +23,17 @@ from fedq.kernels.records import Arrays
 from fedq.options import Options
 from fedq.participation import Participation
 from fedq.participation.uniform import drawn
-from fedq.strategies.proxy import Proxy
+from fedq.strategies.proxy import Proxy, no_proxy
 
 MOST_EXAMPLES = 2**31  # with the codecs' limit on magnitudes, sums over a million clients stay finite in float32
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every strategy is told: who takes part, the codecs both ways, and the clients' learning rate."""
+    """What every strategy is told: who takes part, the codecs both ways, and the clients' learning rate.
+
+    `proxy` and what `participation` knows of rates may need the data, which are loaded when they are first asked for.
+    """
 
     participation: Participation
     codec: PackedCodec
@@ -38,6 +41,7 @@ class Setup:
     lr: float
     rounds: int = 1
     attackers: frozenset[int] = frozenset()  # partitions; known in simulation only
+    proxy: Callable[[], Proxy] = no_proxy  # the server's own examples, where options are `ProxyOptions`
 
 
 class PackedStrategy(Strategy, ABC):
@@ -51,7 +55,6 @@ class PackedStrategy(Strategy, ABC):
     sends: Literal["weights", "updates", "gradient"] = "weights"
     together: ClassVar[bool] = True  # whether a simulation may train clients together, which rounds differently
     client: ClassVar[str] = ""
-    proxy: Proxy | None = None  # the server's own examples, where options are `ProxyOptions`; set before round 1
 
     class Options(Options):
         """`[strategy]` keys."""

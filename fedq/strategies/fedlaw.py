@@ -84,12 +84,11 @@ class FedLaw(PackedStrategy):
 
     def _path(self, w_KD: F32, law: Law, round_: int, epochs: range, free: F64) -> list[Law]:
         """The gamma and lambda before the epochs and after each, learning what is `free` (1, and 0 what is not)."""
-        assert self.proxy is not None, "set by who builds the strategy"
-        o, path = self.options, [law]
+        o, proxy, path = self.options, self.setup.proxy(), [law]
         steps = Adam(o.beta1, o.beta2) if o.optimizer == "adam" else Sgd()
         for i, epoch in enumerate(epochs):
-            for batch in batches(self.proxy, o.proxy_batch, self.setup.participation.seed, round_, epoch):
-                loss, g = self.proxy.gradient(self._named(mixed(w_KD, law)), batch)
+            for batch in batches(proxy, o.proxy_batch, self.setup.participation.seed, round_, epoch):
+                loss, g = proxy.gradient(self._named(mixed(w_KD, law)), batch)
                 g_D = flat(g)
                 a_K = np.array([w_D @ g_D for w_D in w_KD], np.float64)  # row by row: equal clients, equal bits
                 law = law.at(law.theta + steps.step(free * law.gradient(a_K), o.server_lr * 0.5 ** (i // HALVED)))

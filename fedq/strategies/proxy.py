@@ -34,6 +34,11 @@ class Proxy(Protocol):
         """The mean cross-entropy of these examples at named weights, and its gradient by the same names."""
 
 
+def no_proxy() -> Proxy:
+    """Nothing: whoever makes a strategy with `ProxyOptions` says where its proxy set is, in `Setup`."""
+    raise AssertionError("a strategy that learns from a proxy set was set up without one")
+
+
 def batches(proxy: Proxy, batch: int, seed: int, round_: int, epoch: int) -> Iterator[NDArray[np.int64]]:
     """One pass over the proxy set in shuffled batches; a last batch of one joins the one before (batch norm)."""
     order = rng(seed, "proxy-batch", round_, epoch).permutation(proxy.size)
