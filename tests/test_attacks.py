@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedq.attacks import ATTACKS, attackers
+from fedq.attacks import ATTACKS, Attackers, attackers
 from fedq.attacks.base import OmniscientAttack, OwnAttack, Wire
-from fedq.attacks.moments import deviations
-from fedq.attacks.placed import mods
+from fedq.attacks.moments import Ipm, deviations
+from fedq.attacks.placed import AttackedGrid, mods
 from fedq.build import Simulation, build
 from fedq.config import make_config
 from fedq.errors import FedqError
@@ -193,6 +194,53 @@ def test_other_strategies_are_attacked(name: str) -> None:
 def test_shared_scales_are_attacked(name: str) -> None:
     """TernGrad's second exchange: the clients' scales instead of a model."""
     check_strategy("terngrad", attack=f"{name}:3")
+
+
+def test_scales_are_not_taken_for_the_model() -> None:
+    """The model that attackers were sent is the record of that name, wherever it stands among others; or nothing."""
+    side, arrays = (records.to_record({"w": np.full(2, x, np.float32)}) for x in (7, 1))
+    seen: list[Any] = []
+
+    class Spy(OwnAttack):
+        def forge(self, own: Any, start: Any, wire: Wire, random: object) -> Any:
+            seen.append({n: x.tolist() for n, x in start.items()})
+            return own
+
+    (mod,) = mods(Attackers("spy", Spy(), frozenset({3})), Wire(CODECS["float32"], "gradient", 0))
+    context = SimpleNamespace(node_config={"partition-id": 3})
+    for content in ({"side": side, "arrays": arrays}, {"side": side}):
+        message = Message(RecordDict({**content, "config": ConfigRecord({"server-round": 1})}), 1, "train")
+        mod(message, context, lambda m, _: Message(RecordDict({"arrays": arrays}), reply_to=m))  # type: ignore[arg-type]
+    assert seen == [{"w": [1, 1]}, {}]
+
+
+class Failed:
+    """A message, and the error that is the reply to it; comparing it is too slow for a round of many clients."""
+
+    def __init__(self, node: int) -> None:
+        self.metadata = SimpleNamespace(dst_node_id=node, src_node_id=node, message_type="train")
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("messages are compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def has_content(self) -> bool:
+        return False
+
+
+def test_attackers_are_told_apart_by_node_and_go_last() -> None:
+    sent: list[list[int]] = []
+
+    def echo(messages: Any, timeout: float | None = None) -> Any:
+        sent.append([m.metadata.dst_node_id for m in messages])
+        return messages
+
+    inner = SimpleNamespace(get_node_ids=lambda: list(range(100, 200)), send_and_receive=echo)
+    grid = AttackedGrid(inner, Ipm(), frozenset({0, 2}), Wire(CODECS["float32"], "updates", 0))  # type: ignore[arg-type]
+    replies = grid.send_and_receive([Failed(node) for node in (102, 101, 100, 105)])  # type: ignore[misc]
+    assert [r.metadata.src_node_id for r in replies] == [102, 101, 100, 105]
+    assert sent == [[101, 105], [102, 100]]
 
 
 def test_who_attacks() -> None:

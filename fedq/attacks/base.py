@@ -60,7 +60,7 @@ class Wire:
 
 @dataclass(frozen=True)
 class Seen:
-    """What an omniscient attacker sees: the model of the round, and every honest client's packed arrays by name."""
+    """What an omniscient attacker sees: the model of the round, if it is sent, and all honest packed arrays by name."""
 
     wire: Wire
     start: Arrays
@@ -90,7 +90,7 @@ class OwnAttack(Attack, ABC):
 
     @abstractmethod
     def forge(self, own: Arrays, start: Arrays, wire: Wire, random: np.random.Generator) -> Arrays:
-        """The update to send instead of its `own`, having been sent the model `start`."""
+        """The update to send instead of its `own`, having been sent the model `start` ({} if it was sent none)."""
 
 
 class OmniscientAttack(Attack, ABC):

@@ -16,6 +16,7 @@ from fedq.attacks.base import DataAttack, OmniscientAttack, OwnAttack, Seen, Wir
 from fedq.data import Examples
 from fedq.errors import FedqError
 from fedq.kernels import records
+from fedq.kernels.records import Arrays
 from fedq.rng import rng
 from fedq.strategies.base import arrays_of, nodes, train_loss
 
@@ -54,7 +55,7 @@ def _mod(attack: OwnAttack, partitions: frozenset[int], wire: Wire) -> Mod:
         partition, round_ = int(context.node_config["partition-id"]), _round(message)
         reply = call(message, context)
         if partition in partitions and reply.has_content():
-            start, sent = records.to_arrays(arrays_of(message)), records.to_arrays(arrays_of(reply))  # type: ignore[arg-type]
+            start, sent = _model(message), records.to_arrays(arrays_of(reply))  # type: ignore[arg-type]
             random = rng(wire.seed, "attack", round_, partition)
             forged = attack.forge(wire.update(sent, start), start, wire, random)
             reply.content["arrays"] = records.to_record(wire.sent(forged, start))
@@ -103,8 +104,11 @@ class AttackedGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Honest replies first, then every reply in the order of the messages."""
         messages, place = list(messages), {node: k for k, node in enumerate(nodes(self._grid))}
-        bad = [m for m in messages if m.metadata.message_type == "train" and _node(m) in self._attacking(place)]
-        good = [m for m in messages if m not in bad]
+        bad: list[Message] = []
+        good: list[Message] = []
+        for m in messages:
+            attacks = m.metadata.message_type == "train" and place[_node(m)] in self._partitions
+            (bad if attacks else good).append(m)
         replies = {r.metadata.src_node_id: r for r in self._grid.send_and_receive(good, timeout=timeout)}
         honest = [r for r in replies.values() if r.has_content()]
         if bad and honest:
@@ -113,11 +117,8 @@ class AttackedGrid(Grid):
             replies |= {r.metadata.src_node_id: r for r in self._grid.send_and_receive(bad, timeout=timeout)}
         yield from (replies[_node(m)] for m in messages)
 
-    def _attacking(self, place: dict[int, int]) -> set[int]:
-        return {node for node, k in place.items() if k in self._partitions}
-
     def _forged(self, bad: Sequence[Message], honest: Sequence[Message], place: dict[int, int]) -> Iterator[Message]:
-        start = records.to_arrays(arrays_of(bad[0]))  # type: ignore[arg-type]
+        start = _model(bad[0])
         update = self._attack.forge(Seen(self._wire, start, [arrays_of(r) for r in honest]), len(bad))
         sent = self._wire.sent(update, start)
         losses, examples = zip(*(train_loss(r) for r in honest), strict=True)
@@ -133,6 +134,12 @@ class AttackedGrid(Grid):
 
 def _node(message: Message) -> int:
     return message.metadata.dst_node_id
+
+
+def _model(message: Message) -> Arrays:
+    """The model that a client was sent; nothing where it was sent something else, such as TernGrad's shared scales."""
+    found = message.content.array_records.get("arrays")
+    return records.to_arrays(found) if found is not None else {}
 
 
 def _round(message: Message) -> int:
