@@ -250,12 +250,12 @@ def test_models_whose_results_would_depend_on_threads_are_refused(monkeypatch: p
     from fedq.models import MODELS
     from fedq.models.mlp import Mlp
 
-    for layer in (nn.Dropout(), nn.BatchNorm1d(10)):
+    for layer in (nn.Dropout(), nn.FeatureAlphaDropout(), nn.RReLU(), nn.BatchNorm1d(10)):
 
         def model(shape: object, classes: int, options: object, layer: nn.Module = layer) -> nn.Module:
             return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), layer)
 
         model.Options = Mlp.Options  # type: ignore[attr-defined]
         monkeypatch.setitem(MODELS, "mlp", model)  # type: ignore[arg-type]
-        with pytest.raises(FedqError, match="running statistics or dropout"):
+        with pytest.raises(FedqError, match="running statistics or random layers"):
             build(config(strategy="fedavg"))

@@ -21,7 +21,8 @@ from fedq.models.initial import initial
 from fedq.options import Options
 from fedq.rng import rng
 
-RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+RANDOM = (*DROPOUT, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)  # they draw from torch's own generator
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -53,7 +54,7 @@ class Blueprint:
         if kept:
             raise FedqError(
                 "FQ105",
-                f"model `{self.model}` has running statistics or dropout in {', '.join(kept)}: "
+                f"model `{self.model}` has running statistics or random layers in {', '.join(kept)}: "
                 "results would depend on which thread trained which client",
                 key="model.name",
                 hint="use batch norm with track_running_stats=False, group norm or layer norm, and fedq.models.dropout",
