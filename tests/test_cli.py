@@ -212,6 +212,24 @@ def test_show(fedq: Fedq, what: str) -> None:
     assert json.loads(fedq("show", what, "--json")[1]) is not None
 
 
+def test_every_codec_is_told_from_the_others(fedq: Fedq) -> None:
+    rows = json.loads(fedq("show", "codecs", "--json")[1])
+    assert len({row["about"] for row in rows}) == len(rows)
+    about = {row["codec"]: row["about"] for row in rows}
+    assert about["topk10"].startswith("The 10% of values")
+    assert "1.6 bits" in about["terngrad_base3"]
+    assert not any("`inner`" in text or "share d" in text for text in about.values())
+    assert about["qsgd4"] in fedq("show", "qsgd4")[1]
+
+
+def test_an_unknown_name_is_told_the_nearest_and_the_kinds(fedq: Fedq) -> None:
+    from fedq.report.catalogue import KINDS
+
+    kinds = f"fedq show KIND lists what there is: {', '.join(KINDS)}\n"
+    assert fedq("show", "topk11")[2].endswith(f"  hint: did you mean `topk10`? {kinds}")
+    assert fedq("show", "xyzzy")[2].endswith(f"  hint: {kinds}")
+
+
 def test_show_run(fedq: Fedq, tiny: tuple[str, ...]) -> None:
     run = json.loads(fedq("simulate", *tiny, "--json")[1])["run_dir"]
     status, out, _ = fedq("show", run)

@@ -7,6 +7,7 @@ are never averaged by accident.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from inspect import getdoc
 from math import prod
 from typing import Protocol, TypeAlias, final
 
@@ -66,6 +67,11 @@ class PackedCodec(ABC):
     name: str
     unit = False
     unbiased = True
+
+    @property
+    def about(self) -> str:
+        """What it is, in one line: its docstring's first; a class with several codecs says which this one is."""
+        return (getdoc(self) or "").split("\n")[0]
 
     @property
     def stype(self) -> str:

@@ -23,6 +23,13 @@ class Qsgd(PackedCodec):
         assert bits in (2, 4, 8)
         self.bits, self.name = bits, f"qsgd{bits}"
 
+    @property
+    def about(self) -> str:
+        """How many bits and levels."""
+        n = 2**self.bits - 1
+        rounded = f"{self.bits} bits a value, rounded at random to one of {n} levels from -s to s"
+        return f"{rounded}; s = max |x| of {BUCKET:,} values. Unbiased."
+
     def nbytes(self, d: int) -> int:
         """Codes and scales."""
         return self._code_bytes(d) + 4 * -(-d // BUCKET)

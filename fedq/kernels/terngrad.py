@@ -31,6 +31,13 @@ class TernGrad(WithScale):
         super().__init__(name, inner, unbiased=False)
         self._planes, self._rule = inner, scale
 
+    @property
+    def about(self) -> str:
+        """Which scale, and how many bits."""
+        scale = "max |g| of g clipped at 2.5 sigma" if self._rule == "max" else "2.5 sigma, as in the released code"
+        bits = 8 * self._planes.nbytes(10_000) / 10_000
+        return f"-s, 0 or +s with probability |g| / s, in {bits:g} bits; s = {scale}. Unbiased for the clipped g."
+
     def side(self, x: F32) -> NDArray[np.float32]:
         """The scale of `x`, of shape (): what workers share."""
         values = np.ascontiguousarray(x, np.float32).reshape(-1)

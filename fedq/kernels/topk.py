@@ -23,6 +23,13 @@ class TopK(PackedCodec):
         assert 0 < share <= 1
         self.name, self._share = name, share
 
+    @property
+    def about(self) -> str:
+        """Which share."""
+        return (
+            f"The {self._share:.0%} of values that are largest in magnitude, 8 bytes each; the others are zero. Biased."
+        )
+
     def nbytes(self, d: int) -> int:
         """8 k."""
         return 8 * self._k(d)

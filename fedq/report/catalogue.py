@@ -1,11 +1,12 @@
 """Listings for `fedq show`: registries with their first lines of documentation, settings of one entry, one run."""
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedq.errors import FedqError, nearest
+from fedq.errors import FedqError
 from fedq.plugins import names
 from fedq.report.screen import line
 from fedq.report.units import duration, share, size
@@ -41,19 +42,22 @@ def page(name: str) -> dict[str, Any]:
                 for k, f in fields.items()
             }
             brings = dict(getattr(found, "defaults", {}))
+            doc, line_ = inspect.getdoc(found) or "", _about(found)
             return {
                 "kind": kind,
                 "name": name,
-                "about": inspect.getdoc(found) or "",
+                "about": doc if doc.startswith(line_) else f"{line_}\n\n{doc}",
                 "brings": brings,
                 "settings": settings,
             }
-    known = [*KINDS, *(n for kind, (registry, _) in _registries().items() for n in names(kind, registry))]
+    known = {*KINDS, *(n for kind, (registry, _) in _registries().items() for n in names(kind, registry))}
+    near = difflib.get_close_matches(name.lower(), sorted(known), n=1)
+    kinds = f"fedq show KIND lists what there is: {', '.join(KINDS)}"
     raise FedqError(
         "FQ101",
         f"nothing is called `{name}`, and it is not a run",
         where=f"fedq show {name}",
-        hint=nearest(name, known),
+        hint=f"did you mean `{near[0]}`? {kinds}" if near else kinds,
     )
 
 
@@ -119,7 +123,7 @@ def _entries(kind: str) -> Rows:
     rows = []
     for name in names(kind, registry):
         found = find(name)
-        row = {kind: name, "about": (inspect.getdoc(found) or "").split("\n")[0]}
+        row = {kind: name, "about": _about(found)}
         if kind == "codec":
             most = "" if len(found.lengths(10_000)) == 1 else "up to "
             row = {kind: name, "bytes of 10,000": f"{most}{found.nbytes(10_000):,}", "about": row["about"]}
@@ -127,6 +131,12 @@ def _entries(kind: str) -> Rows:
             row = {kind: name, "codec": found.defaults.get("codec", "float32"), "about": row["about"]}
         rows.append(row)
     return rows
+
+
+def _about(found: Any) -> str:
+    """One line: a codec's own, as several may be of one class; else the first of the docstring."""
+    own = getattr(found, "about", None)
+    return own if isinstance(own, str) else (inspect.getdoc(found) or "").split("\n")[0]
 
 
 def _data() -> Rows:
