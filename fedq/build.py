@@ -178,8 +178,7 @@ def _check_proxy(config: RunConfig, held: Examples | None) -> Iterator[str]:
 
 
 def _check_feedback(config: RunConfig, server: PackedStrategy) -> tuple[str, ...]:
-    asked_first = type(server).configure_query is not PackedStrategy.configure_query
-    return check_feedback(config.strategy.name, server.sends, server.codec, asked_first=asked_first)
+    return check_feedback(config.strategy.name, server.sends, server.codec, asked_first=server.asks_first)
 
 
 def _check_client(config: RunConfig, server: PackedStrategy, algorithm: LocalAlgorithm) -> None:

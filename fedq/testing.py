@@ -166,6 +166,7 @@ def _check_arguments(name: str, config: Any) -> None:
     arrays, told = records.to_record(simulation.initial), ConfigRecord({"mine": 1})
     kept = {n: a.data for n, a in arrays.items()}
     if asked := list(server.configure_query(1, arrays, told, grid)):
+        assert server.asks_first, f"{name}: `configure_query` asks, but `asks_first` is False"
         server.aggregate_query(1, grid.send_and_receive(asked))
     messages = list(server.configure_train(1, arrays, told, grid))
     replies = list(grid.send_and_receive(messages))

@@ -65,6 +65,11 @@ def test_it_meets_the_contract_across_a_checkpoint(strategy: str) -> None:
     check_strategy(strategy, codec="topk10", error_feedback=True, per_round=5)
 
 
+def test_scales_of_ones_own_can_be_fed_back() -> None:
+    """TernGrad without shared scales: nobody is asked before packing, and what is clipped is sent later."""
+    check_strategy("terngrad", error_feedback=True, **{"strategy.share": False})
+
+
 def test_without_loss_there_is_nothing_to_feed_back() -> None:
     ends = []
     for feedback in (False, True):

@@ -53,7 +53,7 @@ def check_feedback(strategy: str, sends: str, codec: PackedCodec, *, asked_first
             "FQ105",
             f"clients of `{strategy}` are asked for the scale of what they send before they add what they owe",
             key="error_feedback",
-            hint="leave error feedback out",
+            hint="--set strategy.share=false, where the strategy has that, or leave error feedback out",
         )
     if codec.name == "sign":
         raise FedqError(

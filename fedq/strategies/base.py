@@ -77,6 +77,11 @@ class PackedStrategy(Strategy, ABC):
 
     # --------------------------------------------------------------------------------------------- training
 
+    @property
+    def asks_first(self) -> bool:
+        """Whether a round begins with `configure_query`: clients share something before they encode."""
+        return False
+
     def mods(self) -> Sequence[Mod]:
         """The strategy's part on clients, around training and inside the packing."""
         return ()

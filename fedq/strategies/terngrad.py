@@ -69,6 +69,11 @@ class TernGrad(PackedStrategy):
 
     # ------------------------------------------------------------------------------------------ two exchanges
 
+    @property
+    def asks_first(self) -> bool:
+        """Where scales are shared."""
+        return bool(self.options.share)
+
     def configure_query(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:

@@ -8,6 +8,7 @@ from fedq.clients import CLIENTS
 from fedq.kernels import CODECS, Scaled
 from fedq.kernels.binary import Binary
 from fedq.strategies import STRATEGIES
+from fedq.strategies.terngrad import TernGrad
 from fedq.testing import check_client, check_codec, check_strategy
 
 SETTINGS = {"bulyan": {"clients": 4}}  # Flower's loops over weights are slow
@@ -85,6 +86,14 @@ class _Careless(Binary):  # type: ignore[misc]
 def test_contract_catches_bias() -> None:
     with pytest.raises(AssertionError, match="biased"):
         check_codec(_Biased())
+
+
+def test_contract_catches_a_silent_first_exchange() -> None:
+    class Silent(TernGrad):  # type: ignore[misc]
+        asks_first = False  # type: ignore[assignment]
+
+    with pytest.raises(AssertionError, match="asks_first"):
+        check_strategy(Silent)
 
 
 def test_contract_catches_missing_checks() -> None:
