@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fedq.attacks import ATTACKS
+from fedq.participation import PARTICIPATION
 from fedq.strategies import STRATEGIES
 from tests.conftest import ROOT
 
@@ -14,13 +16,14 @@ def test_extending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "extending.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     names: dict[str, object] = {"__name__": "page"}
     try:
         for block in blocks:
             exec(compile(block, "extending.md", "exec"), names)
     finally:
-        STRATEGIES.pop("damped", None)
+        for registry, name in ((STRATEGIES, "damped"), (ATTACKS, "lazy"), (PARTICIPATION, "turns")):
+            registry.pop(name, None)
     assert len(names["run"].records()) == 2  # type: ignore[attr-defined]
 
 

@@ -34,7 +34,7 @@ def simulate(
         str | None, Option(help="fedvote (default), fedavg, fedpaq, signsgd ...: fedq show strategies")
     ] = None,
     codec: Annotated[str | None, Option(help="How updates travel: fedq show codecs.")] = None,
-    error_feedback: Annotated[bool | None, Option("--error-feedback", help="Send later what packing lost.")] = None,
+    error_feedback: Annotated[bool | None, Option("--error-feedback", help="Send next what packing lost.")] = None,
     data: Annotated[
         str | None, Option(help="digits (default), mnist, fashion_mnist, cifar10, or owner/name of the hub.")
     ] = None,
@@ -43,7 +43,7 @@ def simulate(
     clients: Annotated[int | None, Option(help="Partitions of the data, each one client; default 20.")] = None,
     per_round: Annotated[int | None, Option(help="Clients that take part in a round; default all.")] = None,
     participation: Annotated[
-        str | None, Option(help="Who comes when: bernoulli, markov, cyclic; default full, or uniform of --per-round.")
+        str | None, Option(help="Who comes when: bernoulli, markov, cyclic; default full, or --per-round at random.")
     ] = None,
     rounds: Annotated[int | None, Option(help="Rounds of training; default 20.")] = None,
     local_steps: Annotated[int | None, Option(help="Minibatch steps of a client in a round; default 20.")] = None,
@@ -51,7 +51,7 @@ def simulate(
     lr: Annotated[float | None, Option(help="Learning rate; default 0.05, 0.005 for signsgd.")] = None,
     partition: Annotated[str | None, Option(help="iid, dirichlet:ALPHA or fedau:ALPHA; default dirichlet:0.5.")] = None,
     attack: Annotated[
-        str | None, Option(metavar="NAME:SHARE", help="Clients that want it to fail, inverse:10: fedq show attacks.")
+        str | None, Option(metavar="NAME:SHARE", help="Clients that attack, a share or a number: fedq show attacks.")
     ] = None,
     seed: Annotated[int | None, Option(help="Every random choice follows from it; default 0.")] = None,
     set_: Annotated[list[str] | None, Option("--set", metavar="K=V", help="Any other key; may be repeated.")] = None,
