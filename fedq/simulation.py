@@ -156,28 +156,35 @@ def simulate(config: RunConfig | None = None, *, out: str | Path = "runs", until
     `changes` are config keys, with dots written as double underscores: `simulate(strategy="fedavg", client__lr=0.1)`.
     Ctrl-C returns the rounds that are finished; `resume` goes on from there.
     """
+    config = (config or make_config()).with_(**changes)
+    if until:
+        Until.parse(until)
+    return _watched(*begin(config, out), until)
+
+
+def resume(path: str | Path, *, rounds: int | None = None, until: str = "") -> Run:
+    """Go on with a run that did not finish, or play more rounds; the same bits as if it had never stopped.
+
+    A goal that the run was begun with still holds, unless another is given. Ctrl-C as in `simulate`.
+    """
+    if until:
+        Until.parse(until)
+    return _watched(*reopen(path, rounds=rounds), until)
+
+
+def _watched(run: Run, simulation: Simulation, until: str) -> Run:
+    """The rounds that the run lacks, with a bar."""
     from fedq.report.screen import Screen
 
-    config = (config or make_config()).with_(**changes)
+    until = until or run.about.get("until") or ""
+    run.update(until=until or None)
     goal = Until.parse(until) if until else None
-    run, simulation = begin(config, out)
     with Screen(simulation) as screen:
         try:
             for record in play(run, simulation, until=goal):
                 screen.show(record)
         except KeyboardInterrupt:
             screen.say(f"stopped after round {len(run.records())}; fedq.resume({str(run.path)!r}) goes on")
-    return run
-
-
-def resume(path: str | Path, *, rounds: int | None = None) -> Run:
-    """Go on with a run that did not finish, or play more rounds; the same bits as if it had never stopped."""
-    from fedq.report.screen import Screen
-
-    run, simulation = reopen(path, rounds=rounds)
-    with Screen(simulation) as screen:
-        for record in play(run, simulation):
-            screen.show(record)
     return run
 
 

@@ -259,3 +259,14 @@ def test_models_whose_results_would_depend_on_threads_are_refused(monkeypatch: p
         monkeypatch.setitem(MODELS, "mlp", model)  # type: ignore[arg-type]
         with pytest.raises(FedqError, match="running statistics or random layers"):
             build(config(strategy="fedavg"))
+
+
+def test_a_goal_given_in_python_is_kept(tmp_path: Path) -> None:
+    """`resume` in Python goes on to the goal that `simulate` was given, and Ctrl-C returns what is there."""
+    settings = {"clients": 4, "rounds": 3, "model__hidden": [8], "client__local_steps": 1}
+    run = simulate(out=tmp_path, until="accuracy=0.0001", **settings)
+    assert len(run.records()) == 1
+    again = resume(run.path, rounds=5)
+    assert len(again.records()) == 1
+    assert again.about["until"] == "accuracy=0.0001"
+    assert len(resume(run.path, rounds=2, until="accuracy=1.0").records()) == 2
