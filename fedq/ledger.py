@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from typing import final
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedq._flower import Run
@@ -12,7 +12,8 @@ from fedq._flower import Run
 
 def payload_bytes(content: RecordDict) -> int:
     """The bytes of all array payloads in a message's content."""
-    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    kinds = (record for record in content.values() if isinstance(record, ArrayRecord))
+    return sum(len(array.data) for record in kinds for array in record.values())
 
 
 @final

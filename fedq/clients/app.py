@@ -1,21 +1,22 @@
-"""The Flower ClientApp of every strategy, and the mod that packs what it sends.
+"""The Flower ClientApp of every strategy, and the mod that packs what it sends; what messages hold: `fedq.messages`.
 
-A train message carries `arrays` (the global weights, packed by the downlink codec) and `config` (`server-round`); the
-reply carries `arrays` and `metrics` (`num-examples`, `train-loss`). The partition comes from the node's config. Mods
-wrap the train function: the outermost packs (with error feedback or without), what stands inside it sees float32.
+Mods wrap the train function: the outermost packs (with error feedback or without), what stands inside it sees float32.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable, Mod
+from numpy.typing import NDArray
 
 from fedq.clients.replica import replica_mod
 from fedq.clients.trainer import Trainer
 from fedq.errors import FedqError
 from fedq.kernels import PackedCodec, records
+from fedq.messages import arrays, config, partition_of, round_of
 
 
 def client_app(
@@ -33,7 +34,7 @@ def client_app(
         """What clients must share before they encode; the trained arrays wait for the train message."""
         reply = trained(message, context)
         context.state["pending"], context.state["metrics"] = reply.content["arrays"], reply.content["metrics"]
-        sides = {name: codec.side(x) for name, x in records.to_arrays(_arrays(reply)).items()}
+        sides = {name: codec.side(x) for name, x in decoded(reply.content).items()}
         side = records.to_record({name: x for name, x in sides.items() if x is not None})
         return Message(RecordDict({"side": side}), reply_to=message)
 
@@ -47,11 +48,11 @@ def client_app(
         return Message(content, reply_to=message)
 
     def trained(message: Message, context: Context) -> Message:
-        place, told = (_round(message), _partition(context)), message.content.config_records["config"]
+        place, told = (round_of(message), partition_of(context)), config(message.content)
         trained = trainer.ready(*place)
         if trained is None:
-            weights, kept = records.to_arrays(_arrays(message)), context.state.array_records.get("memory")
-            trained = trainer.train(weights, *place, records.to_arrays(kept) if kept else None, told)
+            memory = decoded(context.state, "memory") if "memory" in context.state else None
+            trained = trainer.train(decoded(message.content), *place, memory, told)
         if trained.memory:
             context.state["memory"] = records.to_record(trained.memory)
         metrics = MetricRecord({"num-examples": trained.examples, "train-loss": trained.loss})
@@ -60,7 +61,7 @@ def client_app(
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        loss, accuracy, n = trainer.evaluate(records.to_arrays(_arrays(message)), _partition(context))
+        loss, accuracy, n = trainer.evaluate(decoded(message.content), partition_of(context))
         metrics = MetricRecord({"num-examples": n, "loss": loss, "accuracy": accuracy})
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
@@ -75,8 +76,7 @@ def train_ahead(trainer: Trainer) -> Callable[[Sequence[Message], Sequence[int]]
         alike = all(m.content.get("arrays") is asked.get("arrays") for m in messages)
         if messages[0].metadata.message_type != "train" or "arrays" not in asked or not alike:
             return nullcontext()
-        weights, told = records.to_arrays(_arrays(messages[0])), asked.config_records["config"]
-        return trainer.ahead(weights, _round(messages[0]), partitions, told)
+        return trainer.ahead(decoded(asked), round_of(messages[0]), partitions, config(asked))
 
     return ahead
 
@@ -87,21 +87,14 @@ def encode_mod(codec: PackedCodec, seed: int) -> Mod:
     def mod(message: Message, context: Context, call: ClientAppCallable) -> Message:
         reply = call(message, context)
         if reply.has_content():
-            arrays, shared = records.to_arrays(_arrays(reply)), message.content.array_records.get("side")
-            place, side = (_round(message), _partition(context)), records.to_arrays(shared) if shared else None
-            reply.content["arrays"] = records.encode(arrays, codec, seed, "up", *place, side=side)
+            side = decoded(message.content, "side") if "side" in message.content else None
+            place = (round_of(message), partition_of(context))
+            reply.content["arrays"] = records.encode(decoded(reply.content), codec, seed, "up", *place, side=side)
         return reply
 
     return mod
 
 
-def _arrays(message: Message) -> ArrayRecord:
-    return message.content.array_records["arrays"]
-
-
-def _round(message: Message) -> int:
-    return int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
-
-
-def _partition(context: Context) -> int:
-    return int(context.node_config["partition-id"])
+def decoded(content: RecordDict, name: str = "arrays") -> dict[str, NDArray[np.float32]]:
+    """The arrays of a record."""
+    return records.to_arrays(arrays(content, name))

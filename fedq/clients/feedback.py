@@ -9,9 +9,10 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from numpy.typing import NDArray
 
-from fedq.clients.app import encode_mod
+from fedq.clients.app import decoded, encode_mod
 from fedq.errors import FedqError
 from fedq.kernels import PackedCodec, records
+from fedq.messages import arrays
 
 
 def feedback_mod(codec: PackedCodec, seed: int) -> Mod:
@@ -24,15 +25,15 @@ def feedback_mod(codec: PackedCodec, seed: int) -> Mod:
         def call_and_add(message: Message, context: Context) -> Message:
             reply = call(message, context)
             if reply.has_content():
-                x, kept = records.to_arrays(reply.content.array_records["arrays"]), context.state.array_records
-                e = records.to_arrays(kept["residual"]) if "residual" in kept else {}
+                x, kept = decoded(reply.content), context.state
+                e = decoded(kept, "residual") if "residual" in kept else {}
                 owed.update({n: x[n] + e[n] if e else x[n] for n in x})
                 reply.content["arrays"] = records.to_record(owed)
             return reply
 
         reply = encode(message, context, call_and_add)
         if reply.has_content():
-            sent = reply.content.array_records["arrays"]
+            sent = arrays(reply.content)
             context.state["residual"] = records.to_record({n: owed[n] - codec.decode(p) for n, p in sent.items()})
         return reply
 

@@ -15,6 +15,7 @@ from fedq import steps
 from fedq._flower import with_content
 from fedq.errors import FedqError
 from fedq.kernels import records
+from fedq.messages import arrays, config
 
 
 def replica_mod() -> Mod:
@@ -47,11 +48,11 @@ class _Stepped:
         self._to = (ArrayRecord(), ArrayRecord())
 
     def take(self, held: RecordDict, content: RecordDict) -> tuple[ArrayRecord, ArrayRecord]:
-        replica, levels = held.array_records["replica"], content.array_records["levels"]
+        replica, levels = arrays(held, "replica"), arrays(content, "levels")
         start = ([a.data for a in replica.values()], [a.data for a in levels.values()])
         with self._lock:
             if not all(_identical(a, b) for a, b in zip(start, self._from, strict=True)):
-                self._from, self._to = start, _step(replica, held.array_records["slots"], content)
+                self._from, self._to = start, _step(replica, arrays(held, "slots"), content)
             weights, slots = self._to
             return weights.copy(), slots.copy()
 
@@ -61,9 +62,9 @@ def _identical(a: list[bytes], b: list[bytes]) -> bool:
 
 
 def _step(replica: ArrayRecord, slots: ArrayRecord, content: RecordDict) -> tuple[ArrayRecord, ArrayRecord]:
-    levels, scales = (records.to_arrays(content.array_records[name]) for name in ("levels", "scales"))
+    levels, scales = (records.to_arrays(arrays(content, name)) for name in ("levels", "scales"))
     g = {name: scales[name] * level for name, level in levels.items()}
-    config = content.config_records["config"]
-    rule, lr, t = cast(steps.Rule, config["rule"]), cast(float, config["lr"]), cast(int, config["step"])
+    told = config(content)
+    rule, lr, t = cast(steps.Rule, told["rule"]), cast(float, told["lr"]), cast(int, told["step"])
     w, after = steps.step(rule, records.to_arrays(replica), g, records.to_arrays(slots), lr=lr, t=t)
     return records.to_record(w), records.to_record(after)

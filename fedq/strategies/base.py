@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
+from fedq import messages
 from fedq.errors import FedqError
 from fedq.kernels import PackedCodec, Scaled, records
 from fedq.kernels.records import Arrays
@@ -107,17 +108,15 @@ class PackedStrategy(Strategy, ABC):
 
     def check_reply(self, reply: Message) -> None:
         """FedqError FQ302 unless the reply to a train message is what `aggregate_train` can fold."""
-        content = reply.content
-        if len(content.array_records) != 1 or len(content.metric_records) != 1:
-            raise FedqError("FQ302", "a reply needs one array record and one metric record")
-        payloads = arrays_of(reply)
+        if set(reply.content) != {"arrays", "metrics"}:
+            raise FedqError("FQ302", f"a reply with {sorted(reply.content)}, expected arrays and metrics")
+        payloads, metrics = messages.arrays(reply.content), messages.metrics(reply.content)
         if set(payloads) != set(self.current):
             raise FedqError("FQ302", f"a reply with arrays {sorted(payloads)}, expected {sorted(self.current)}")
         for name, x in self.current.items():
             if tuple(payloads[name].shape) != x.shape:
                 raise FedqError("FQ302", f"array `{name}` has shape {payloads[name].shape}, expected {x.shape}")
             self.codec.check(payloads[name])
-        metrics = next(iter(content.metric_records.values()))
         if set(metrics) != {"num-examples", "train-loss"}:
             raise FedqError("FQ302", f"metrics {sorted(metrics)}, expected num-examples and train-loss")
         n, loss = metrics["num-examples"], metrics["train-loss"]
@@ -145,16 +144,16 @@ class PackedStrategy(Strategy, ABC):
 
     def check_evaluation(self, reply: Message) -> None:
         """FedqError FQ302 unless the reply to an evaluate message has finite scores, or no examples."""
-        records_ = list(reply.content.metric_records.values())
-        if len(records_) != 1 or set(records_[0]) != {"num-examples", "loss", "accuracy"}:
+        metrics = messages.metrics(reply.content)
+        if set(metrics) != {"num-examples", "loss", "accuracy"}:
             raise FedqError("FQ302", "an evaluation needs num-examples, loss and accuracy")
-        values = list(records_[0].values())
+        values = list(metrics.values())
         if not all(isinstance(v, int | float) and isfinite(v) for v in values):
             raise FedqError("FQ302", f"an evaluation with values {values}")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Mean and standard deviation of the clients' accuracies, each client counting once; and their mean loss."""
-        metrics = [next(iter(r.content.metric_records.values())) for r in replies if r.has_content()]
+        metrics = [messages.metrics(r.content) for r in replies if r.has_content()]
         scores = [(cast(float, m["accuracy"]), cast(float, m["loss"])) for m in metrics if m["num-examples"]]
         if not scores:
             return None
@@ -279,7 +278,7 @@ def real(codec: PackedCodec) -> PackedCodec:
 
 def arrays_of(reply: Message) -> Mapping[str, Array]:
     """The packed arrays of a reply, by name."""
-    return next(iter(reply.content.array_records.values()))
+    return messages.arrays(reply.content)
 
 
 def uniform(reply: Message) -> float:
@@ -289,10 +288,10 @@ def uniform(reply: Message) -> float:
 
 def examples(reply: Message) -> float:
     """The number of examples that a reply stands for."""
-    return float(next(iter(reply.content.metric_records.values()))["num-examples"])  # type: ignore[arg-type]
+    return float(messages.metrics(reply.content)["num-examples"])  # type: ignore[arg-type]
 
 
 def train_loss(reply: Message) -> tuple[float, float]:
     """The mean training loss of a reply, and the examples it stands for."""
-    metrics = next(iter(reply.content.metric_records.values()))
+    metrics = messages.metrics(reply.content)
     return float(metrics["train-loss"]), float(metrics["num-examples"])  # type: ignore[arg-type]

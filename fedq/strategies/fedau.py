@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from pydantic import Field
 
+from fedq import messages
 from fedq.kernels import records
 from fedq.kernels.records import Arrays
 from fedq.strategies.averages import AverageOptions, Averaging
@@ -75,11 +76,11 @@ def weighing_mod(K: int) -> Mod:
     def mod(message: Message, context: Context, call: ClientAppCallable) -> Message:
         reply = call(message, context)
         if reply.has_content():
-            kept: Any = context.state.config_records.get("intervals", {})
-            round_: Any = message.content.config_records["config"]["server-round"]
+            kept: Any = context.state.get("intervals", {})
+            round_: Any = messages.round_of(message)
             omega, after = Sleeper(**kept).came(round_, K)
             context.state["intervals"] = ConfigRecord({**vars(after)})
-            update = records.to_arrays(reply.content.array_records["arrays"])
+            update = records.to_arrays(messages.arrays(reply.content))
             reply.content["arrays"] = records.to_record({n: np.float32(omega) * x for n, x in update.items()})
         return reply
 

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flwr
 from pydantic import Field, create_model
 
+from fedq import messages
 from fedq._flower import with_content
 from fedq.errors import FedqError
 from fedq.kernels import records
@@ -58,7 +59,7 @@ class Flower(PackedStrategy):
         """Ours, with whatever the inner strategy wants its clients to be told."""
         copied = ConfigRecord({**config})
         (message,) = self._inner.configure_train(server_round, _plain(arrays), copied, ONE_NODE)
-        told = message.content.config_records["config"]
+        told = messages.config(message.content)
         return super().configure_train(server_round, arrays, told, grid)
 
     def aggregate_train(
@@ -94,7 +95,7 @@ class Flower(PackedStrategy):
         arrays = {name: self.codec.decode(payload) for name, payload in arrays_of(reply).items()}
         if self.sends == "updates":
             arrays = {name: self.current[name] + x for name, x in arrays.items()}
-        metrics = next(iter(reply.content.metric_records.values())).copy()
+        metrics = messages.metrics(reply.content).copy()
         plain = ArrayRecord({name: Array(x) for name, x in arrays.items()})
         return with_content(reply, RecordDict({"arrays": plain, "metrics": metrics}))
 

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fedq import steps
+from fedq import messages, steps
 from fedq.errors import FedqError
 from fedq.kernels import CODECS, records
 from fedq.kernels.counts import MOST_VOTERS, Counts
@@ -85,8 +85,8 @@ class TernGrad(PackedStrategy):
 
     def check_query(self, reply: Message) -> None:
         """FedqError FQ302 unless the reply holds one scale for each array."""
-        found = reply.content.array_records.get("side")
-        if found is None or set(found) != set(self.current):
+        found = messages.arrays(reply.content, "side")
+        if set(found) != set(self.current):
             raise FedqError("FQ302", "a reply without one scale for each array")
         for name, payload in found.items():
             if tuple(payload.shape) != () or float(CODECS["float32"].decode(payload)) < 0:
@@ -94,7 +94,7 @@ class TernGrad(PackedStrategy):
 
     def aggregate_query(self, server_round: int, replies: Iterable[Message]) -> None:
         """Keep the scales."""
-        self._sides = {r.metadata.src_node_id: records.to_arrays(r.content.array_records["side"]) for r in replies}
+        self._sides = {r.metadata.src_node_id: records.to_arrays(messages.arrays(r.content, "side")) for r in replies}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -148,12 +148,12 @@ class TernGrad(PackedStrategy):
 
     def _told(self, kind: str, round_: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """The round's weights: as the last average gradient to workers that hold those before, else themselves."""
-        messages = self._messages(kind, round_, arrays, config, grid)
-        if not (messages and self._localised):
-            return messages
+        asked = self._messages(kind, round_, arrays, config, grid)
+        if not (asked and self._localised):
+            return asked
         last = {"rule": self.options.optimizer, "lr": self._rate, "step": self._stepped}
-        told = ConfigRecord({**messages[0].content.config_records["config"], **last})
-        whole = RecordDict({**messages[0].content, "slots": records.to_record(self._slots), "config": told})
+        told = ConfigRecord({**messages.config(asked[0].content), **last})
+        whole = RecordDict({**asked[0].content, "slots": records.to_record(self._slots), "config": told})
         small = RecordDict({**self._packed_average(), "config": told}) if self._holders else whole
         return [Message(small if held in self._holders else whole, node, kind) for node, held in self.asked.items()]
 
