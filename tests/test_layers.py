@@ -21,7 +21,7 @@ ALLOWED = {
     "participation": LOW,
     "strategies": LOW | {"kernels", "participation", "_flower", "messages", "steps"},
     "clients": LOW | {"kernels", "models", "data", "_flower", "messages", "steps"},
-    "attacks": LOW | {"kernels", "data", "strategies"},
+    "attacks": LOW | {"messages", "kernels", "data", "strategies"},
     "grids": {"_flower", "errors"},
     "ledger": {"_flower"},
     "steps": set(),

@@ -17,6 +17,7 @@ from fedq.data import Examples
 from fedq.errors import FedqError
 from fedq.kernels import records
 from fedq.kernels.records import Arrays
+from fedq.messages import arrays, partition_of, round_of
 from fedq.rng import rng
 from fedq.strategies.base import arrays_of, nodes, train_loss
 
@@ -52,7 +53,7 @@ def attacked(grid: Grid, who: Attackers | None, wire: Wire) -> Grid:
 
 def _mod(attack: OwnAttack, partitions: frozenset[int], wire: Wire) -> Mod:
     def mod(message: Message, context: Context, call: ClientAppCallable) -> Message:
-        partition, round_ = int(context.node_config["partition-id"]), _round(message)
+        partition, round_ = partition_of(context), round_of(message)
         reply = call(message, context)
         if partition in partitions and reply.has_content():
             start, sent = _model(message), records.to_arrays(arrays_of(reply))  # type: ignore[arg-type]
@@ -68,8 +69,8 @@ def _mod(attack: OwnAttack, partitions: frozenset[int], wire: Wire) -> Mod:
 class AttackedGrid(Grid):
     """Any simulation grid, with the train replies of some partitions forged from those of all others.
 
-    Attackers are not trained. Honest clients go first; replies come in the order of the messages; nothing is kept
-    between rounds. In a round without any honest reply the attackers have nothing to go by, and train.
+    Attackers are sent what all clients are sent, and train as they do: what they hold between rounds is true, and only
+    what they send is not. In a round without any honest reply they have nothing to go by, and send their own.
     """
 
     def __init__(self, grid: Grid, attack: OmniscientAttack, partitions: frozenset[int], wire: Wire) -> None:
@@ -102,31 +103,27 @@ class AttackedGrid(Grid):
         raise NotImplementedError("an attacked round is one exchange: use send_and_receive")
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Honest replies first, then every reply in the order of the messages."""
-        messages, place = list(messages), {node: k for k, node in enumerate(nodes(self._grid))}
-        bad: list[Message] = []
-        good: list[Message] = []
-        for m in messages:
-            attacks = m.metadata.message_type == "train" and place[_node(m)] in self._partitions
-            (bad if attacks else good).append(m)
-        replies = {r.metadata.src_node_id: r for r in self._grid.send_and_receive(good, timeout=timeout)}
+        """Every reply in the order of the messages, once all honest ones are there."""
+        asked, place = list(messages), {node: k for k, node in enumerate(nodes(self._grid))}
+        replies = {r.metadata.src_node_id: r for r in self._grid.send_and_receive(asked, timeout=timeout)}
+        bad = [m for m in asked if m.metadata.message_type == "train" and place[_node(m)] in self._partitions]
+        own = {_node(m): replies.pop(_node(m)) for m in bad}
         honest = [r for r in replies.values() if r.has_content()]
-        if bad and honest:
-            replies |= {_node(m): r for m, r in zip(bad, self._forged(bad, honest, place), strict=True)}
-        elif bad:
-            replies |= {r.metadata.src_node_id: r for r in self._grid.send_and_receive(bad, timeout=timeout)}
-        yield from (replies[_node(m)] for m in messages)
+        forged = {_node(m): r for m, r in zip(bad, self._forged(bad, honest, place), strict=True)} if honest else own
+        yield from ((replies | forged)[_node(m)] for m in asked)
 
     def _forged(self, bad: Sequence[Message], honest: Sequence[Message], place: dict[int, int]) -> Iterator[Message]:
+        if not bad:
+            return
         start = _model(bad[0])
         update = self._attack.forge(Seen(self._wire, start, [arrays_of(r) for r in honest]), len(bad))
         sent = self._wire.sent(update, start)
         losses, examples = zip(*(train_loss(r) for r in honest), strict=True)
         metrics = MetricRecord({"num-examples": int(np.median(examples)), "train-loss": float(np.median(losses))})
-        shared = bad[0].content.array_records.get("side")
-        side = records.to_arrays(shared) if shared else None
+        told = bad[0].content
+        side = records.to_arrays(arrays(told, "side")) if "side" in told else None
         for message in bad:
-            where = (_round(message), place[_node(message)])
+            where = (round_of(message), place[_node(message)])
             packed = records.encode(sent, self._wire.codec, self._wire.seed, "up", *where, side=side)
             content = RecordDict({"arrays": packed, "metrics": metrics})
             yield Message(content, reply_to=message)
@@ -138,9 +135,4 @@ def _node(message: Message) -> int:
 
 def _model(message: Message) -> Arrays:
     """The model that a client was sent; nothing where it was sent something else, such as TernGrad's shared scales."""
-    found = message.content.array_records.get("arrays")
-    return records.to_arrays(found) if found is not None else {}
-
-
-def _round(message: Message) -> int:
-    return int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
+    return records.to_arrays(arrays(message.content)) if "arrays" in message.content else {}
