@@ -61,7 +61,7 @@ def run(folder: Path, cell: Cell, data: str, runs: Path, workers: int | None = N
 def main(argv: list[str] | None = None) -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment")
+    parser.add_argument("experiment", choices=sorted(grid.parent.name for grid in HERE.glob("*/grid.toml")))
     parser.add_argument("--data", default=os.environ.get("FEDQ_DATA", ""), help="folder of data sets in hub layout")
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="folder for run directories")
     parser.add_argument("--workers", type=int, help="threads that train clients; never changes a result")
@@ -99,4 +99,7 @@ def _cpu() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -335,3 +335,13 @@ def test_bench_kernels(fedq: Fedq) -> None:
     kernels = {row["kernel"] for row in rows if not row["kernel"].startswith("floor")}
     assert {"encode_binary", "decode_binary", "vote_majority", "vote_weighted", "encode_qsgd4", "pack_base3"} <= kernels
     assert all(row["median_us"] > 0 for row in rows)
+
+
+def test_compare_hides_no_attack(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    """Runs of one strategy, one of them attacked, have labels that say so."""
+    fedq("simulate", *tiny)
+    fedq("simulate", *tiny, "--attack", "inverse:2")
+    status, out, _ = fedq("compare", *map(str, sorted(Path("runs").iterdir())), "--json")
+    labels = [row["run"] for row in json.loads(out)["rows"]]
+    assert status == 0
+    assert sorted(labels) == ["fedvote binary", "fedvote binary under inverse:2"]

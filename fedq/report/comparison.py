@@ -160,15 +160,36 @@ def _grouped(runs: Iterable[Run]) -> list[tuple[dict[str, Any], list[Curve]]]:
 
 
 def _labelled(groups: list[tuple[dict[str, Any], list[Curve]]]) -> Iterable[Group]:
-    """Groups by strategy and codec, and by whatever else tells them apart where that is not enough."""
-    names = [f"{c['strategy.name']} {c['codec']}" for c, _ in groups]
+    """Groups by what they are called, and by whatever else tells them apart where that is not enough."""
+    names = [_name(config) for config, _ in groups]
     for (config, curves), name in zip(groups, names, strict=True):
         twins = [c for (c, _), n in zip(groups, names, strict=True) if n == name and c is not config]
-        differing = sorted({k for twin in twins for k in config.keys() & twin.keys() if config[k] != twin[k]})
+        differing = sorted({k for twin in twins for k in _differing(config, twin)})
         label = " ".join(
-            [name, *(f"{k.split('.')[-1] if k[-5:] != '.name' else k[:-5]}={config[k]}" for k in differing)]
+            [
+                name,
+                *(f"{k.split('.')[-1] if k[-5:] != '.name' else k[:-5]}={config.get(k, 'none')}" for k in differing),
+            ]
         )
         yield Group(label, config, tuple(curves))
+
+
+def _name(config: dict[str, Any]) -> str:
+    """Strategy and codec; and what no comparison should hide: attacks, error feedback, who comes."""
+    words = [config["strategy.name"], config["codec"]]
+    words += ["with error feedback"] if config.get("error_feedback") else []
+    words += [f"under {config['attack']}"] if config.get("attack") else []
+    coming = config.get("participation.name", "full")
+    return " ".join(words + ([coming] if coming not in ("full", "uniform") else []))
+
+
+def _differing(config: dict[str, Any], twin: dict[str, Any]) -> Iterable[str]:
+    """Keys whose values differ, absent ones too, unless they are settings of another client or model."""
+    for key in config.keys() | twin.keys():
+        part = f"{key.split('.')[0]}.name"
+        own = key == part or config.get(part) == twin.get(part)
+        if own and config.get(key) != twin.get(key):
+            yield key
 
 
 def _curve(lines: list[dict[str, Any]]) -> Curve | None:

@@ -83,13 +83,15 @@ def _goal(axes: Any, comparison: Comparison) -> None:
 
 def _claim(comparison: Comparison) -> str:
     rows = [r for r in comparison.rows() if r["up_bytes_to_target"]]
-    config = comparison.groups[0].config
-    task = f"{config['data.name']}, {config['clients']} clients, {config['data.partition']}"
+    configs = [group.config for group in comparison.groups]
+    told = {"data.name": "{}", "clients": "{} clients", "data.partition": "{}"}
+    same = [form.format(configs[0][k]) for k, form in told.items() if len({str(c[k]) for c in configs}) == 1]
+    task = ", ".join(same)
     if not rows:
         return task
     best = min(rows, key=lambda r: float(r["up_bytes_to_target"]))
     reached = f"{comparison.target:.0%} with {size(best['up_bytes_to_target'])} uploaded"
-    return f"{best['run']} first reaches {reached}   ({task})"
+    return f"{best['run']} first reaches {reached}\n{task}"
 
 
 def _saved(figure: Figure, out: Path, name: str) -> list[Path]:

@@ -49,9 +49,14 @@ def plan(simulation: Any, where: str = "") -> str:
         "" if all(len(c.lengths(prod(s))) == 1 for s in shapes.values()) else "at most "
         for c in (simulation.strategy.codec, simulation.strategy.downlink)
     )
-    coming = simulation.strategy.setup.participation.probabilities().sum()
+    server, random = simulation.strategy, "participation" in config.as_dict()
+    if server.downlink.name == "float32" != top.downlink:
+        most_down = "at most "  # the strategy sends something smaller where it can
+    all_up, all_down = ("about " if random or server.asks_first else most for most in (most_up, most_down))
+    coming = server.setup.participation.probabilities().sum()
     total = round(coming * top.rounds)
-    who = f"about {coming:.0f}" if "participation" in config.as_dict() else f"{config.per_round}"
+    who = f"about {coming:.0f}" if random else f"{config.per_round}"
+    many = "s" if top.rounds != 1 else ""
     rows = {
         "clients": f"{who} of {top.clients} a round, {_work(o)} of {o.batch_size}, {top.data.partition}",
         **({"attack": f"{top.attack} of {top.clients} clients"} if top.attack else {}),
@@ -59,7 +64,7 @@ def plan(simulation: Any, where: str = "") -> str:
         "uplink": f"{most_up}{size(up)} a client ({top.codec})"
         + (f", float32 would be {size(4 * sent)}" if up < 4 * sent else ""),
         "downlink": f"{most_down}{size(down)} a client ({top.downlink})",
-        "total": f"{most_up}{size(up * total)} up and {most_down}{size(down * total)} down in {top.rounds} rounds",
+        "total": f"{all_up}{size(up * total)} up and {all_down}{size(down * total)} down in {top.rounds} round{many}",
         "workers": f"{simulation.workers} thread{'s' if simulation.workers > 1 else ''} of this process"
         + (f", {simulation.clients.cohort} clients at a time" if simulation.clients.cohort > 1 else ""),
     }
@@ -70,7 +75,7 @@ def plan(simulation: Any, where: str = "") -> str:
 
 def _work(o: Any) -> str:
     if o.local_epochs is None:
-        return f"{o.local_steps} steps"
+        return f"{o.local_steps} step{'s' if o.local_steps != 1 else ''}"
     return f"{o.local_epochs:g} epoch{'s' if o.local_epochs != 1 else ''} in batches"
 
 
@@ -127,6 +132,7 @@ class Screen:
         self._seconds.append(metrics["seconds"])
         if self._quiet:
             return
+        self._deployed |= metrics["deployed_accuracy"] is not None
         text = line(metrics, self._rounds, deployed=self._deployed)
         if self._bar is None or not self._lines.isatty():
             print(text, file=self._lines, flush=True)
