@@ -1,6 +1,6 @@
 """The run directory is the truth: configuration, provenance, one line a round, checkpoints, the final model.
 
-    runs/fedvote-digits-s0-cfe3d1/
+    runs/fedvote-digits-s0-b5d13f/
       run.toml       the resolved config; `fedq simulate run.toml` repeats the run exactly
       run.json       status, command, versions, host, data checksum, totals
       metrics.jsonl  one line a round, flushed at once

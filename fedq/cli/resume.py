@@ -16,7 +16,7 @@ def resume(
 ) -> int:
     """Go on with a run that was stopped; its bits are those of an uninterrupted run.
 
-    Example: fedq resume runs/fedvote-digits-s0-cfe3d1
+    Example: fedq resume runs/fedvote-digits-s0-b5d13f
     """
     from fedq.cli.playing import play_on_screen
     from fedq.simulation import reopen
