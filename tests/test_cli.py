@@ -347,6 +347,8 @@ def test_compare_hides_no_attack(fedq: Fedq, tiny: tuple[str, ...]) -> None:
     assert sorted(labels) == ["fedvote binary", "fedvote binary under inverse:2"]
 
 
-@pytest.mark.parametrize(("command", "said"), [("resume", "The directory of a run"), ("compare", "Directories of runs")])
+@pytest.mark.parametrize(
+    ("command", "said"), [("resume", "The directory of a run"), ("compare", "Directories of runs")]
+)
 def test_help_says_what_arguments_are(fedq: Fedq, command: str, said: str) -> None:
     assert said in " ".join(fedq(command, "--help")[1].split())
