@@ -76,7 +76,8 @@ def test_sanitizers(tmp_path: Path) -> None:
     if not Path(asan).is_file():
         pytest.skip("no AddressSanitizer runtime")
     built(tmp_path, "--config-settings=cmake.define.FEDQ_SANITIZE=ON")
-    tests = ["tests/kernels", "tests/contracts", "-k", "not strategy and not fedvote and not client"]
+    contracts = "tests/contracts/test_contracts.py"  # of codecs only: others draw, and matplotlib throws under asan
+    tests = ["tests/kernels", f"{contracts}::test_codec", f"{contracts}::test_scaled_codec"]
     shutil.copytree(ROOT / "tests", tmp_path / "tests")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     sanitizers = {"LD_PRELOAD": asan, "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1"}
