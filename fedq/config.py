@@ -37,6 +37,13 @@ PARTS = {
 }
 FIXED = ("full", "uniform")  # participation in which the same number of clients comes in every round
 EITHER = {"client.local_steps": "client.local_epochs", "client.local_epochs": "client.local_steps"}
+CHECKED = {
+    "codec": codec,
+    "downlink": codec,
+    "data.partition": parse_partition,
+    "data.augment": augmentation,
+    "attack": parse_attack,
+}  # keys whose values are words with a meaning
 NOT_HASHED = {"data.dir", "workers"}  # they change where a run happens, never its bits
 
 
@@ -179,19 +186,12 @@ def resolve(settings: Settings) -> RunConfig:
     merged |= {k: Setting(v) for k, v in defaults.items() if not _overridden(k, settings, defaults)} | dict(settings)
     _check_either(settings, errors)
     parts = {part: _part(part, merged, errors) for part in PARTS}
-    top = _checked(Scalars, "", {k: s for k, s in merged.items() if k.split(".")[0] not in PARTS}, errors)
-    if top is not None:
-        for key in ("codec", "downlink"):
-            _attempt(errors, merged.get(key, Setting("")), lambda key=key: codec(getattr(top, key)))
-        _attempt(
-            errors,
-            merged.get("data.partition", Setting("")),
-            lambda: parse_partition(top.data.partition),
-        )
-        _attempt(errors, merged.get("data.augment", Setting("")), lambda: augmentation(top.data.augment))
-        if top.attack is not None:
-            _attempt(errors, merged["attack"], lambda: parse_attack(top.attack or ""))
-        _check_per_round(top, merged, errors)
+    kinds = {name: type(part.options) for name, part in parts.items() if part}
+    top = _checked(Scalars, "", {k: s for k, s in merged.items() if k.split(".")[0] not in PARTS}, errors, kinds)
+    for key, check in CHECKED.items():
+        if isinstance(merged.get(key, Setting(None)).value, str):  # of another type: told above
+            _attempt(errors, merged[key], lambda key=key, check=check: check(merged[key].value))
+    _check_per_round(merged, errors)
     if errors:
         errors[0].also = tuple(errors[1:])
         raise errors[0]
@@ -257,17 +257,19 @@ def _overridden(key: str, settings: Settings, defaults: Mapping[str, Any]) -> bo
     return key.startswith("client.") and theirs is not None and theirs.value != defaults.get("client.name", "sgd")
 
 
-def _check_per_round(top: Scalars, merged: Settings, errors: list[FedqError]) -> None:
+def _check_per_round(merged: Settings, errors: list[FedqError]) -> None:
     """A number of clients per round that cannot be, or that its participation does not go with."""
     given, name = merged.get("per_round", Setting(None)), merged["participation.name"]
+    clients = merged.get("clients", Setting(Scalars.model_fields["clients"].default)).value
+    per_round = given.value if type(given.value) is int else None
     wrong, hint = "", ""
-    if top.per_round is not None and top.per_round > top.clients:
-        wrong = f"{top.per_round} clients per round, but there are {top.clients} clients"
+    if per_round is not None and type(clients) is int and per_round > clients > 0:
+        wrong = f"{per_round} clients per round, but there are {clients} clients"
         hint = "raise --clients or lower --per-round"
-    elif top.per_round is not None and name.value != "uniform" and name.value in PARTICIPATION:
-        wrong = f"{top.per_round} clients per round, but participation `{name.value}` says itself who comes"
+    elif per_round is not None and name.value != "uniform" and name.value in PARTICIPATION:
+        wrong = f"{per_round} clients per round, but participation `{name.value}` says itself who comes"
         hint = "leave --per-round out, or use --participation uniform"
-    elif top.per_round is None and name.value == "uniform":
+    elif given.value is None and name.value == "uniform":
         wrong, hint, given = "participation `uniform` of how many clients?", "give --per-round", name
     if wrong:
         errors.append(FedqError("FQ105", wrong, where=given.where, from_file=given.from_file, hint=hint))
@@ -298,18 +300,26 @@ def _part(part: str, merged: Settings, errors: list[FedqError]) -> Part | None:
     return Part(name.value, options) if options is not None else None
 
 
-def _checked(kind: type[Options], prefix: str, own: Settings, errors: list[FedqError]) -> Any:
+def _checked(
+    kind: type[Options],
+    prefix: str,
+    own: Settings,
+    errors: list[FedqError],
+    parts: Mapping[str, type[Options]] | None = None,
+) -> Any:
     frozen = {k: tuple(s.value) if isinstance(s.value, list) else s.value for k, s in own.items()}
     values = nest({k.removeprefix(prefix): v for k, v in frozen.items()})
     try:
         return kind.model_validate(values, strict=True)
     except ValidationError as error:
-        errors += [_explained(dict(e), kind, prefix, own) for e in error.errors()]
+        errors += [_explained(dict(e), kind, prefix, own, parts or {}) for e in error.errors()]
     return None
 
 
-def _explained(e: dict[str, Any], kind: type[Options], prefix: str, own: Settings) -> FedqError:
-    """One pydantic complaint in the user's words."""
+def _explained(
+    e: dict[str, Any], kind: type[Options], prefix: str, own: Settings, parts: Mapping[str, type[Options]]
+) -> FedqError:
+    """One pydantic complaint in the user's words; `parts` have the keys that may be meant."""
     path = [str(p) for p in e["loc"]]
     key = prefix + ".".join(path)
     given = next((own[k] for k in (key, f"{prefix}{path[0]}") if k in own), None)
@@ -320,17 +330,15 @@ def _explained(e: dict[str, Any], kind: type[Options], prefix: str, own: Setting
         for p in path[:-1]:
             fields = fields[p].annotation.model_fields  # type: ignore[union-attr]
         known = [*fields, *(["name"] if prefix else PARTS if len(path) == 1 else [])]
-        hint = nearest(path[-1], known) if prefix or len(path) > 1 else _elsewhere(key) or nearest(key, known)
+        hint = nearest(path[-1], known) if prefix or len(path) > 1 else _elsewhere(key, parts) or nearest(key, known)
         return FedqError("FQ102", f"unknown key `{key}`", hint=hint, **place)
     said = e["msg"][0].lower() + e["msg"][1:]
     return FedqError("FQ103", f"`{key}` is {given.value!r}: {said}", **place)
 
 
-def _elsewhere(key: str) -> str:
+def _elsewhere(key: str, parts: Mapping[str, type[Options]]) -> str:
     """A hint for a key that belongs into a section: `lr` or `client_lr` for `client.lr`."""
-    from fedq.clients.local import TrainOptions
-
-    sections: dict[str, type[Options]] = {"client": TrainOptions, "data": DataOptions, "evaluate": EvaluateOptions}
+    sections: dict[str, type[Options]] = {"data": DataOptions, "evaluate": EvaluateOptions, **parts}
     dotted = [f"{section}.{field}" for section, kind in sections.items() for field in kind.model_fields]
     meant = next((d for d in dotted if key in (d.split(".")[1], d.replace(".", "_"))), None)
     return f"did you mean `{meant}`?" if meant else ""

@@ -18,6 +18,7 @@ CODES = {
     "FQ104": "the file is not valid TOML",
     "FQ105": "two settings that do not go together",
     "FQ106": "a malformed flag",
+    "FQ107": "runs that are unlike",
     "FQ201": "data not found",
     "FQ202": "data that cannot be used",
     "FQ203": "not a run",
@@ -71,6 +72,16 @@ class FedqError(Exception):
 
 def _rebuild(code: str, message: str, where: str, hint: str, key: str, from_file: bool) -> FedqError:
     return FedqError(code, message, where=where, hint=hint, key=key, from_file=from_file)
+
+
+def reason(error: OSError) -> str:
+    """An OSError in words.
+
+    >>> reason(PermissionError(13, "Permission denied", "/etc/x"))
+    'permission denied: `/etc/x`'
+    """
+    said = (error.strerror or str(error) or type(error).__name__).lower()
+    return f"{said}: `{error.filename}`" if error.filename else said
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -27,7 +27,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from fedq.errors import FedqError
+from fedq.errors import FedqError, reason
 
 Arrays = Mapping[str, NDArray[np.float32]]
 KEPT_CHECKPOINTS = 2
@@ -59,7 +59,7 @@ class Run:
         except OSError as error:
             raise FedqError(
                 "FQ206",
-                f"cannot make a run directory: {error}",
+                f"cannot make a run directory: {reason(error)}",
                 where=f"--out {out}",
                 hint="choose another folder with --out",
             ) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fedq.errors import FedqError
+from fedq.errors import FedqError, reason
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def read_toml(path: str | Path) -> dict[str, Setting]:
     except (OSError, UnicodeDecodeError) as error:
         raise FedqError(
             "FQ104",
-            f"cannot read `{path}`: {error}",
+            f"cannot read `{path}`: {reason(error) if isinstance(error, OSError) else error}",
             where=str(path),
             from_file=True,
             hint="name a TOML file, such as the run.toml of a run",

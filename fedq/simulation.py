@@ -9,7 +9,7 @@ from typing import Any
 
 from fedq.build import Simulation, build
 from fedq.config import RunConfig, make_config, resolve
-from fedq.errors import FedqError
+from fedq.errors import FedqError, reason
 from fedq.kernels import records
 from fedq.kernels.records import Arrays
 from fedq.rounds import RoundRecord
@@ -132,7 +132,7 @@ def _ending(run: Run) -> Iterator[None]:
         status = "failed"
         hint = f"make room, then: fedq resume {run.path}; the rounds before are saved"
         raise FedqError(
-            "FQ206", f"cannot write to the run directory: {error}", where=str(run.path), hint=hint
+            "FQ206", f"cannot write to the run directory: {reason(error)}", where=str(run.path), hint=hint
         ) from error
     except Exception as error:
         status = "failed"

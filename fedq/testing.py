@@ -3,7 +3,7 @@
     from fedq.testing import check_codec
     check_codec(MyCodec())
 
-Each check raises AssertionError with what was broken. They draw from fixed keys, so a failure repeats.
+Each check raises AssertionError with what was broken and what to do. They draw from fixed keys, so a failure repeats.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,9 @@ def check_codec(c: PackedCodec, *, draws: int = 2000) -> None:
         _check_payload(c, x, payload)
         _check_malformed(c, payload)
     cube = _values(c, (3, 4, 5))
-    assert c.decode(c.encode(cube, key=key(0, "shape"))).shape == (3, 4, 5), f"{c.name}: shape is lost"
+    assert c.decode(c.encode(cube, key=key(0, "shape"))).shape == (3, 4, 5), (
+        f"{c.name}: shape is lost; keep the shape of x in the payload, as `PackedCodec` does"
+    )
     _check_aggregate(c)
     _check_refusals(c)
     if c.unbiased:
@@ -45,15 +47,19 @@ def _check_payload(c: PackedCodec, x: NDArray[np.float32], payload: Array) -> No
     d = x.size
     before = x.copy()
     again = c.encode(x, key=key(0, "check", d))
-    assert (x == before).all(), f"{c.name}: encode writes to its argument"
-    assert payload.data == again.data, f"{c.name}: the same key gives other bytes"
-    assert len(payload.data) in c.lengths(d), f"{c.name}: {len(payload.data)} bytes for {d} values, not {c.lengths(d)}"
+    assert (x == before).all(), f"{c.name}: encode writes to its argument; `pack` must work on a copy"
+    assert payload.data == again.data, f"{c.name}: the same key gives other bytes; draw random bits from `key` alone"
+    assert len(payload.data) in c.lengths(d), (
+        f"{c.name}: {len(payload.data)} bytes for {d} values, not {c.lengths(d)}; `nbytes` must say what `pack` gives"
+    )
     assert (payload.dtype, payload.shape) == ("float32", x.shape), f"{c.name}: dtype or shape of the decoded array"
     assert payload.stype.startswith("fedq."), f"{c.name}: stype {payload.stype}"
     y = c.decode(payload)
-    assert y.dtype == np.float32, f"{c.name}: decodes to {y.dtype}"
-    assert y.shape == x.shape, f"{c.name}: decodes to shape {y.shape}"
-    assert np.isfinite(y).all(), f"{c.name}: decodes to values that are not finite"
+    assert y.dtype == np.float32, f"{c.name}: decodes to {y.dtype}; end `unpack` with .astype(np.float32)"
+    assert y.shape == x.shape, (
+        f"{c.name}: decodes to shape {y.shape}; `unpack` must return as many values as it is told"
+    )
+    assert np.isfinite(y).all(), f"{c.name}: decodes to values that are not finite; `pack` loses large values"
 
 
 def _check_malformed(c: PackedCodec, payload: Array) -> None:
@@ -73,9 +79,9 @@ def _check_malformed(c: PackedCodec, payload: Array) -> None:
             try:
                 use(Array(*fields))
             except FedqError as error:
-                assert error.code == "FQ302", f"{c.name}: {what} payload: {error.code}"
+                assert error.code == "FQ302", f"{c.name}: {what} payload: {error.code}; raise self.malformed(...)"
             else:
-                raise AssertionError(f"{c.name}: a {what} payload passes {use.__name__}")
+                raise AssertionError(f"{c.name}: a {what} payload passes {use.__name__}; call super().check first")
     random = rng(0, "mutate", c.name, len(data))
     extremes = [np.array(v, "<f4").tobytes() for v in (np.nan, np.inf, -1.0, np.finfo(np.float32).max, 1e30)]
     spoiled = [e + data[4:] for e in extremes] + [data[:-4] + e for e in extremes]
@@ -84,10 +90,14 @@ def _check_malformed(c: PackedCodec, payload: Array) -> None:
         try:
             c.check(noise)
             y = c.decode(noise)
-            assert np.isfinite(y).all(), f"{c.name}: spoiled bytes decode to values that are not finite"
-            assert np.isfinite(c.aggregate([noise] * 8, [2.0**31] * 8)).all(), f"{c.name}: sums overflow"
+            assert np.isfinite(y).all(), (
+                f"{c.name}: spoiled bytes decode to nan or inf; `unpack` must raise self.malformed(...)"
+            )
+            assert np.isfinite(c.aggregate([noise] * 8, [2.0**31] * 8)).all(), (
+                f"{c.name}: sums overflow; `unpack` must refuse values that large"
+            )
         except FedqError as error:
-            assert error.code == "FQ302", f"{c.name}: random bytes: {error.code}"
+            assert error.code == "FQ302", f"{c.name}: random bytes: {error.code}; raise self.malformed(...)"
 
 
 def _check_aggregate(c: PackedCodec) -> None:
@@ -95,11 +105,21 @@ def _check_aggregate(c: PackedCodec) -> None:
     payloads = [c.encode(_values(c, (777,), k), key=key(0, "sum", k)) for k in range(4)]
     expected = sum(w * c.decode(p).astype(np.float64) for p, w in zip(payloads, weights, strict=True))
     streamed = c.aggregate(iter(payloads), iter(weights))
-    np.testing.assert_allclose(streamed, expected, rtol=1e-5, atol=1e-5, err_msg=f"{c.name}: the aggregate law")
+    np.testing.assert_allclose(
+        streamed,
+        expected,
+        rtol=1e-5,
+        atol=1e-5,
+        err_msg=f"{c.name}: the aggregate law; `add_` must add w * decode(payload)",
+    )
     equal = c.aggregate(payloads, [1.0] * 4)
     decoded = sum(c.decode(p).astype(np.float64) for p in payloads)
     np.testing.assert_allclose(
-        equal, decoded, rtol=1e-5, atol=1e-5, err_msg=f"{c.name}: the aggregate law, equal weights"
+        equal,
+        decoded,
+        rtol=1e-5,
+        atol=1e-5,
+        err_msg=f"{c.name}: the aggregate law at equal weights; `add_` must add w * decode(payload)",
     )
 
 
@@ -111,9 +131,13 @@ def _check_refusals(c: PackedCodec) -> None:
         try:
             c.encode(x, key=key(0, "bad"))
         except FedqError as error:
-            assert error.code == "FQ303", f"{c.name}: {x} gives {error.code}"
+            assert error.code == "FQ303", (
+                f"{c.name}: {x} gives {error.code}; FQ303 is the code of what cannot be encoded"
+            )
         else:
-            raise AssertionError(f"{c.name}: encodes {x}")
+            raise AssertionError(
+                f"{c.name}: encodes {x}; refuse what is not finite, and with `unit` what is outside [-1, 1]"
+            )
 
 
 def _check_unbiased(c: PackedCodec, draws: int) -> None:
@@ -122,7 +146,9 @@ def _check_unbiased(c: PackedCodec, draws: int) -> None:
     y = np.stack([c.decode(c.encode(x, key=key(k, "unbiased"))).astype(np.float64) for k in range(draws)])
     error = np.abs(y.mean(0) - x)
     limit = 5.5 * y.std(0) / np.sqrt(draws) + 1e-6 + 5.5 * np.sqrt(np.abs(x) / draws) / draws**0.5
-    assert (error <= limit).all(), f"{c.name}: biased, off by up to {error.max():.3g} at {x[error.argmax()]}"
+    assert (error <= limit).all(), (
+        f"{c.name}: biased, off by up to {error.max():.3g} at {x[error.argmax()]}; is it `unbiased = False`?"
+    )
 
 
 def _values(c: PackedCodec, shape: tuple[int, ...], place: int = 0) -> NDArray[np.float32]:
@@ -148,11 +174,19 @@ def check_strategy(strategy: str | type[PackedStrategy], **settings: Any) -> Non
         return
     config = _tiny(strategy=name, **settings)
     straight, lines, state = _played(config, 1, 3)
-    assert _same(straight, _played(config, 1, 3)[0]), f"{name}: the same config gives another model"
-    assert _same(straight, _played(_tiny(strategy=name, workers=3, **settings), 1, 3)[0]), f"{name}: depends on workers"
+    assert _same(straight, _played(config, 1, 3)[0]), (
+        f"{name}: the same config gives another model; draw from fedq.rng.rng(seed, purpose, round)"
+    )
+    assert _same(straight, _played(_tiny(strategy=name, workers=3, **settings), 1, 3)[0]), (
+        f"{name}: depends on workers; fold replies as they come (`self.folded`) and share nothing between clients"
+    )
     half, _, at_half = _played(config, 1, 2)
-    assert _same(straight, _played(config, 3, 3, half, at_half)[0]), f"{name}: a resumed run ends elsewhere"
-    assert all(line["up_bytes"] > 0 and line["down_bytes"] > 0 for line in lines), f"{name}: bytes are not counted"
+    assert _same(straight, _played(config, 3, 3, half, at_half)[0]), (
+        f"{name}: a resumed run ends elsewhere; `state` must give all that lasts, `restore` take it"
+    )
+    assert all(line["up_bytes"] > 0 and line["down_bytes"] > 0 for line in lines), (
+        f"{name}: bytes are not counted; send messages over the grid that is given"
+    )
     assert state is not None
     _check_arguments(name, config)
 
@@ -166,7 +200,7 @@ def _check_arguments(name: str, config: Any) -> None:
     arrays, told = records.to_record(simulation.initial), ConfigRecord({"mine": 1})
     kept = {n: a.data for n, a in arrays.items()}
     if asked := list(server.configure_query(1, arrays, told, grid)):
-        assert server.asks_first, f"{name}: `configure_query` asks, but `asks_first` is False"
+        assert server.asks_first, f"{name}: `configure_query` asks, but `asks_first` is False; make it True"
         server.aggregate_query(1, grid.send_and_receive(asked))
     messages = list(server.configure_train(1, arrays, told, grid))
     replies = list(grid.send_and_receive(messages))
@@ -174,17 +208,21 @@ def _check_arguments(name: str, config: Any) -> None:
     for reply in replies:
         server.check_reply(reply)
     server.aggregate_train(1, iter(replies))
-    assert dict(told) == {"mine": 1}, f"{name}: writes to the config record"
-    assert {n: a.data for n, a in arrays.items()} == kept, f"{name}: writes to the global arrays"
+    assert dict(told) == {"mine": 1}, f"{name}: writes to the config record; make one of your own"
+    assert {n: a.data for n, a in arrays.items()} == kept, (
+        f"{name}: writes to the global arrays; `self.current` is read only, make new arrays"
+    )
     after = [{n: a.data for n, a in r.content["arrays"].items()} for r in replies]  # type: ignore[union-attr]
-    assert after == copies, f"{name}: writes to the replies"
+    assert after == copies, f"{name}: writes to the replies; decode them into arrays of your own"
     for what, reply in _strange(replies[0]):
         try:
             server.check_reply(reply)
         except FedqError as error:
-            assert error.code == "FQ302", f"{name}: {what}: {error.code}"
+            assert error.code == "FQ302", (
+                f"{name}: {what}: {error.code}; `check_reply` raises FQ302 for what is malformed"
+            )
         else:
-            raise AssertionError(f"{name}: accepts {what}")
+            raise AssertionError(f"{name}: accepts {what}; call super().check_reply first")
 
 
 def _strange(reply: Message) -> Iterator[tuple[str, Message]]:
@@ -268,17 +306,23 @@ def check_client(name: str, **settings: Any) -> None:
     batches = [_toy_batch(step, 3) for step in range(8)]
     before = w_KD.clone()
     together, loss_K = _trained(algorithm, w_KD, batches)
-    assert torch.equal(w_KD, before), f"{name}: writes to the weights it is given"
-    assert together.shape == w_KD.shape, f"{name}: returns shape {tuple(together.shape)}"
-    assert loss_K.shape == (3,), f"{name}: returns losses of shape {tuple(loss_K.shape)}"
+    assert torch.equal(w_KD, before), f"{name}: writes to the weights it is given; begin with w_KD.clone()"
+    assert together.shape == w_KD.shape, f"{name}: returns shape {tuple(together.shape)}, not that of w_KD: [K, D]"
+    assert loss_K.shape == (3,), f"{name}: returns losses of shape {tuple(loss_K.shape)}; one a client is wanted: [K]"
     again, _ = _trained(algorithm, w_KD, batches)
-    assert torch.equal(together, again), f"{name}: the same call gives another result"
+    assert torch.equal(together, again), (
+        f"{name}: the same call gives another result; keep no state and draw no random numbers"
+    )
     for k in range(3):
         alone, _ = _trained(algorithm, w_KD[k : k + 1], [(x[k : k + 1], y[k : k + 1]) for x, y in batches])
-        torch.testing.assert_close(alone[0], together[k], rtol=1e-6, atol=1e-6, msg=f"{name}: client {k} alone differs")
+        torch.testing.assert_close(
+            alone[0], together[k], rtol=1e-6, atol=1e-6, msg=f"{name}: client {k} alone differs; never mix rows of w_KD"
+        )
     moved = together if algorithm.returns == "weights" else w_KD - 0.05 * together
     first = batches[0]
-    assert (_Toy().gradient(moved, *first)[0] < _Toy().gradient(w_KD, *first)[0]).all(), f"{name}: does not learn"
+    assert (_Toy().gradient(moved, *first)[0] < _Toy().gradient(w_KD, *first)[0]).all(), (
+        f'{name}: does not learn; step against the gradient, or return it (`returns = "gradient"`)'
+    )
 
 
 def _trained(algorithm: Any, w_KD: Any, batches: list[Any]) -> tuple[Any, Any]:

@@ -162,32 +162,6 @@ def test_out_that_cannot_be_written(fedq: Fedq, tiny: tuple[str, ...]) -> None:
     assert (status, err.split(":")[0]) == (4, "error[FQ206]")
 
 
-def test_compare(fedq: Fedq, tiny: tuple[str, ...]) -> None:
-    for strategy in ("fedvote", "fedavg"):
-        for seed in ("0", "1"):
-            assert fedq("simulate", *tiny, "--strategy", strategy, "--seed", seed, "--quiet")[0] == 0
-    runs = [str(p) for p in sorted(Path("runs").iterdir())]
-    status, out, err = fedq("compare", *runs)
-    assert status == 0
-    rows = [line.split() for line in out.splitlines()]
-    assert [r[:3] for r in rows[1:]] == [["fedavg", "float32", "2"], ["fedvote", "binary", "2"]]
-    made = {"accuracy_vs_bytes.svg", "accuracy_vs_bytes.png", "table.csv"}
-    assert {p.name for p in Path("compare").iterdir()} == made
-    assert all(name in err for name in made)
-    svg = Path("compare/accuracy_vs_bytes.svg").read_bytes()
-    assert json.loads(fedq("compare", *runs, "--json", "--target", "0.05")[1])["target"] == 0.05
-    fedq("compare", *runs, "--out", "again")
-    assert Path("again/accuracy_vs_bytes.svg").read_bytes() == svg
-
-
-def test_compare_tells_twins_apart(fedq: Fedq, tiny: tuple[str, ...]) -> None:
-    for lr in ("0.05", "0.1"):
-        fedq("simulate", *tiny, "--lr", lr, "--quiet")
-    _, out, _ = fedq("compare", *[str(p) for p in sorted(Path("runs").iterdir())])
-    assert " lr=0.05 " in out
-    assert " lr=0.1 " in out
-
-
 @pytest.mark.parametrize(
     "what",
     [
@@ -199,6 +173,9 @@ def test_compare_tells_twins_apart(fedq: Fedq, tiny: tuple[str, ...]) -> None:
         "partitions",
         "runs",
         "fedvote",
+        "terngrad",
+        "digits",
+        "iid",
         "fedadam",
         "qsgd4",
         "mlp",
@@ -228,6 +205,57 @@ def test_an_unknown_name_is_told_the_nearest_and_the_kinds(fedq: Fedq) -> None:
     kinds = f"fedq show KIND lists what there is: {', '.join(KINDS)}\n"
     assert fedq("show", "topk11")[2].endswith(f"  hint: did you mean `topk10`? {kinds}")
     assert fedq("show", "xyzzy")[2].endswith(f"  hint: {kinds}")
+
+
+def test_show_says_all_that_has_a_name(fedq: Fedq) -> None:
+    """A name may be a strategy's and a codec's."""
+    assert [page["kind"] for page in json.loads(fedq("show", "terngrad", "--json")[1])] == ["strategy", "codec"]
+    out = fedq("show", "terngrad")[1]
+    assert "strategy terngrad\n" in out
+    assert "codec terngrad\n" in out
+
+
+def test_show_json_is_numbers(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    fedq("simulate", *tiny, "--quiet")
+    (row,) = json.loads(fedq("show", "runs", "--json")[1])
+    assert (row["rounds"], row["of"]) == (2, 2)
+    assert isinstance(row["up_bytes"], int)
+    assert isinstance(row["accuracy"], float)
+    sizes = {c["codec"]: c["bytes_of_10000"] for c in json.loads(fedq("show", "codecs", "--json")[1])}
+    assert sizes["binary"] == 1250
+
+
+def test_all_errors_at_once(fedq: Fedq) -> None:
+    wrong = ("--rounds", "-1", "--codec", "binry", "--partition", "x", "--per-round", "40", "--set", "weighting=y")
+    _, _, err = fedq("simulate", *wrong, "--attack", "invers:2", "--strategy", "fedvote", "--set", "hidden=[3]")
+    assert err.count("error[") == 7
+    assert "did you mean `strategy.weighting`?" in err
+    assert "did you mean `model.hidden`?" in err
+
+
+def test_a_hub_that_is_not_there_is_told_at_once(fedq: Fedq, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client would try for half a minute; the port is closed."""
+    from time import monotonic
+
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    started = monotonic()
+    status, _, err = fedq("simulate", "--data", "nobody/nothing")
+    assert (status, "error[FQ201]" in err) == (4, True)
+    assert monotonic() - started < 8
+    assert constants.HF_HUB_OFFLINE is False
+
+
+def test_ctrl_c_before_a_run_begins_is_said(fedq: Fedq, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedq import simulation
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulation, "begin", stop)
+    assert fedq("simulate") == (130, "", "interrupted before there was anything to save\n")
 
 
 def test_show_run(fedq: Fedq, tiny: tuple[str, ...]) -> None:
@@ -272,18 +300,6 @@ def test_demo_contenders_are_valid() -> None:
     from fedq.config import make_config
 
     assert [make_config(c).strategy.name for c in CONTENDERS] == ["fedvote", "fedavg"]
-
-
-def test_compare_leaves_out_what_is_no_run_and_counts_a_seed_once(fedq: Fedq, tiny: tuple[str, ...]) -> None:
-    for _ in range(2):
-        fedq("simulate", *tiny, "--quiet")
-    Path("runs/notes").mkdir()
-    fedq("simulate", *tiny, "--quiet", "--set", "model.norm=none", "--strategy", "fedavg", "--lr", "1e30")
-    status, out, err = fedq("compare", *[str(p) for p in sorted(Path("runs").iterdir())])
-    assert status == 0
-    assert "`runs/notes` is not a run and was left out" in err
-    assert "has no finished round (failed) and was left out" in err
-    assert out.splitlines()[1].split()[2] == "1"
 
 
 def test_a_folder_names_its_data(fedq: Fedq, tmp_path: Path) -> None:
@@ -335,16 +351,6 @@ def test_bench_kernels(fedq: Fedq) -> None:
     kernels = {row["kernel"] for row in rows if not row["kernel"].startswith("floor")}
     assert {"encode_binary", "decode_binary", "vote_majority", "vote_weighted", "encode_qsgd4", "pack_base3"} <= kernels
     assert all(row["median_us"] > 0 for row in rows)
-
-
-def test_compare_hides_no_attack(fedq: Fedq, tiny: tuple[str, ...]) -> None:
-    """Runs of one strategy, one of them attacked, have labels that say so."""
-    fedq("simulate", *tiny)
-    fedq("simulate", *tiny, "--attack", "inverse:2")
-    status, out, _ = fedq("compare", *map(str, sorted(Path("runs").iterdir())), "--json")
-    labels = [row["run"] for row in json.loads(out)["rows"]]
-    assert status == 0
-    assert sorted(labels) == ["fedvote binary", "fedvote binary under inverse:2"]
 
 
 @pytest.mark.parametrize(

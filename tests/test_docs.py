@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedq.attacks import ATTACKS
+from fedq.kernels import CODECS
 from fedq.participation import PARTICIPATION
 from fedq.strategies import STRATEGIES
 from tests.conftest import ROOT
@@ -16,15 +17,15 @@ def test_extending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "extending.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names: dict[str, object] = {"__name__": "page"}
     try:
         for block in blocks:
             exec(compile(block, "extending.md", "exec"), names)
     finally:
-        for registry, name in ((STRATEGIES, "damped"), (ATTACKS, "lazy"), (PARTICIPATION, "turns")):
+        for registry, name in ((STRATEGIES, "damped"), (CODECS, "byte"), (ATTACKS, "lazy"), (PARTICIPATION, "turns")):
             registry.pop(name, None)
-    assert len(names["run"].records()) == 2  # type: ignore[attr-defined]
+    assert len(names["run"].records()) == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])

@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 
-from fedq.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, FedqError
+from fedq.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, FedqError, reason
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        print(FedqError("FQ206", f"{error}", where=" ".join(["fedq", *sys.argv[1:]])), file=sys.stderr)
+        print(FedqError("FQ206", reason(error), where=" ".join(["fedq", *sys.argv[1:]])), file=sys.stderr)
         sys.exit(EXIT_ENVIRONMENT)
     except Exception as error:
         if debug:

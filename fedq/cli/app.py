@@ -1,6 +1,8 @@
 """The commands, in the order of `fedq --help`."""
 
-from typing import Annotated
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +14,7 @@ from fedq.cli.doctor import doctor
 from fedq.cli.resume import resume
 from fedq.cli.show import show
 from fedq.cli.simulate import simulate
+from fedq.errors import EXIT_INTERRUPTED
 
 app = typer.Typer(
     name="fedq",
@@ -38,6 +41,20 @@ def _options(
     """Federated learning over a wire of real packed bytes."""
 
 
+def _stoppable(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command; Ctrl-C, which typer would pass over in silence, is said."""
+
+    @wraps(command)
+    def run(*args: Any, **named: Any) -> Any:
+        try:
+            return command(*args, **named)
+        except KeyboardInterrupt:
+            typer.echo("interrupted before there was anything to save", err=True)
+            return EXIT_INTERRUPTED
+
+    return run
+
+
 for command in (simulate, resume, compare, show, doctor, demo):
-    app.command()(command)
+    app.command()(_stoppable(command))
 app.add_typer(bench, name="bench")

@@ -45,7 +45,7 @@ def kernels(
     import json as json_
 
     from fedq.bench.kernels import rows
-    from fedq.report.catalogue import table
+    from fedq.report.tables import table
 
     found = [row for size in d or [25_000_000] for row in rows(size, n, others=others)]
     if json:

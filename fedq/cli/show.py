@@ -23,14 +23,13 @@ def show(
     from fedq.report import catalogue
 
     if what in catalogue.KINDS:
-        rows = catalogue.listing(what)
-        print(json_.dumps(rows) if json else catalogue.table(rows))
+        print(json_.dumps(catalogue.listing(what)) if json else catalogue.listing_text(what))
     elif (Path(what) / "run.toml").is_file():
         from fedq.runs import open_run
 
         run = open_run(what)
         print(json_.dumps(run.totals()) if json else catalogue.run_page(run))
     else:
-        page = catalogue.page(what)
-        print(json_.dumps(page) if json else catalogue.page_text(page))
+        pages = catalogue.pages(what)
+        print(json_.dumps(pages) if json else "\n\n\n".join(map(catalogue.page_text, pages)))
     return 0

@@ -1,7 +1,12 @@
 """Image data sets of the Hugging Face hub, or local folders in the hub's layout."""
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -38,7 +43,8 @@ def _read(path: str, folder: str) -> Any:
 
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(folder or path)
+        with nullcontext() if folder or _reachable() else _offline():
+            return datasets.load_dataset(folder or path)
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FedqError(
@@ -51,6 +57,38 @@ def _read(path: str, folder: str) -> Any:
             if folder
             else "give its folder with --data-dir PATH, connect to the network, or use --data digits",
         ) from error
+
+
+def _reachable() -> bool:
+    """Whether the hub answers at all: its client would try for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or any(getproxies().get(kind) for kind in ("https", "all")):
+        return not constants.HF_HUB_OFFLINE
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """The hub's client asks its cache only."""
+    import datasets
+    from huggingface_hub import constants
+
+    switches: tuple[Any, ...] = (constants, datasets.config)
+    before = [module.HF_HUB_OFFLINE for module in switches]
+    for module in switches:
+        module.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for module, was in zip(switches, before, strict=True):
+            module.HF_HUB_OFFLINE = was
 
 
 def _columns(name: str, split: Any) -> tuple[str, str, int]:

@@ -6,51 +6,49 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedq.data import DATA
+from fedq.data.partition import PARTITIONS
 from fedq.errors import FedqError
-from fedq.plugins import names
+from fedq.plugins import find, names
 from fedq.report.screen import line
+from fedq.report.tables import table
 from fedq.report.units import duration, share, size
 from fedq.runs import Run, open_run
 
-Rows = list[dict[str, str]]
+Rows = list[dict[str, Any]]
 
 
 def listing(kind: str) -> Rows:
-    """What there is of one kind: names and one line each."""
+    """What there is of one kind: names and one line each, as JSON values."""
     return KINDS[kind]()
 
 
-def table(rows: Rows) -> str:
-    """Rows as aligned text, the first column first."""
-    if not rows:
-        return "none"
-    keys = list(rows[0])
-    widths = [max(len(k), *(len(r[k]) for r in rows)) for k in keys]
-    texts = [keys, *([r[k] for k in keys] for r in rows)]
-    return "\n".join("  ".join(t.ljust(w) for t, w in zip(text, widths, strict=True)).rstrip() for text in texts)
+def listing_text(kind: str) -> str:
+    """The listing as text."""
+    return table([TEXT.get(kind, _as_text)(row) for row in listing(kind)])
 
 
-def page(name: str) -> dict[str, Any]:
-    """What one strategy, client, model or codec is, with settings and defaults; FedqError FQ101 if there is none."""
-    for kind, (registry, find) in _registries().items():
-        if name in names(kind, registry):
-            found = find(name)
-            options = getattr(found, "Options", None)
-            fields = options.model_fields if options else {}
-            settings = {
-                k: {"default": f.get_default(call_default_factory=True), "about": f.description or ""}
-                for k, f in fields.items()
-            }
-            brings = dict(getattr(found, "defaults", {}))
-            doc, line_ = inspect.getdoc(found) or "", _about(found)
-            return {
-                "kind": kind,
-                "name": name,
-                "about": doc if doc.startswith(line_) else f"{line_}\n\n{doc}",
-                "brings": brings,
-                "settings": settings,
-            }
-    known = {*KINDS, *(n for kind, (registry, _) in _registries().items() for n in names(kind, registry))}
+def pages(name: str) -> list[dict[str, Any]]:
+    """What is called so: one page a kind, with settings and defaults; FedqError FQ101 if nothing is."""
+    found = [
+        _page(kind, name, find(name))
+        for kind, (registry, find) in _registries().items()
+        if name in names(kind, registry)
+    ]
+    found += [
+        {"kind": kind, "name": name, "about": str(row["about"]), "brings": {}, "settings": {}}
+        for kind, rows in (("data", _data()), ("partition", _partitions()))
+        for row in rows
+        if row[kind] == name
+    ]
+    if found:
+        return found
+    known = {
+        *KINDS,
+        *PARTITIONS,
+        *DATA,
+        *(n for kind, (registry, _) in _registries().items() for n in names(kind, registry)),
+    }
     near = difflib.get_close_matches(name.lower(), sorted(known), n=1)
     kinds = f"fedq show KIND lists what there is: {', '.join(KINDS)}"
     raise FedqError(
@@ -59,6 +57,22 @@ def page(name: str) -> dict[str, Any]:
         where=f"fedq show {name}",
         hint=f"did you mean `{near[0]}`? {kinds}" if near else kinds,
     )
+
+
+def _page(kind: str, name: str, found: Any) -> dict[str, Any]:
+    options = getattr(found, "Options", None)
+    fields = options.model_fields if options else {}
+    doc, line_ = inspect.getdoc(found) or "", _about(found)
+    return {
+        "kind": kind,
+        "name": name,
+        "about": doc if doc.startswith(line_) else f"{line_}\n\n{doc}",
+        "brings": dict(getattr(found, "defaults", {})),
+        "settings": {
+            k: {"default": f.get_default(call_default_factory=True), "about": f.description or ""}
+            for k, f in fields.items()
+        },
+    }
 
 
 def page_text(entry: Mapping[str, Any]) -> str:
@@ -125,8 +139,8 @@ def _entries(kind: str) -> Rows:
         found = find(name)
         row = {kind: name, "about": _about(found)}
         if kind == "codec":
-            most = "" if len(found.lengths(10_000)) == 1 else "up to "
-            row = {kind: name, "bytes of 10,000": f"{most}{found.nbytes(10_000):,}", "about": row["about"]}
+            size_ = {"bytes_of_10000": found.nbytes(10_000), "at_most": len(found.lengths(10_000)) > 1}
+            row = {kind: name, **size_, "about": row["about"]}
         if kind == "strategy":
             row = {kind: name, "codec": found.defaults.get("codec", "float32"), "about": row["about"]}
         rows.append(row)
@@ -140,18 +154,20 @@ def _about(found: Any) -> str:
 
 
 def _data() -> Rows:
+    known = {
+        "digits": "1,797 handwritten digits of 8 x 8, embedded",
+        "mnist": "hub: ylecun/mnist, 70,000 digits of 28 x 28",
+        "fashion_mnist": "hub: zalando-datasets/fashion_mnist, 70,000 pieces of clothing of 28 x 28",
+        "cifar10": "hub: uoft-cs/cifar10, 60,000 colour photographs of 32 x 32",
+    }
+    rows = [{"data": n, "about": known.get(n) or _about(find("data set", n, DATA))} for n in names("data set", DATA)]
     return [
-        {"data": "digits", "about": "1,797 handwritten digits of 8 x 8, embedded"},
-        {"data": "mnist", "about": "hub: ylecun/mnist, 70,000 digits of 28 x 28"},
-        {"data": "fashion_mnist", "about": "hub: zalando-datasets/fashion_mnist, 70,000 pieces of clothing of 28 x 28"},
-        {"data": "cifar10", "about": "hub: uoft-cs/cifar10, 60,000 colour photographs of 32 x 32"},
+        *rows,
         {"data": "OWNER/NAME", "about": "any labelled image data set of the hub; --data-dir PATH reads a local folder"},
     ]
 
 
 def _partitions() -> Rows:
-    from fedq.data.partition import PARTITIONS
-
     return [{"partition": name, "about": about} for name, about in PARTITIONS.items()]
 
 
@@ -160,16 +176,36 @@ def _runs() -> Rows:
     for file in sorted(Path("runs").glob("**/run.toml")):
         run = open_run(file.parent)
         totals = run.totals()
+        shown = {k: totals.get(k) for k in ("accuracy", "up_bytes", "down_bytes", "seconds")}
         rows.append(
             {
                 "run": str(run.path),
-                "status": str(totals["status"]),
-                "rounds": f"{totals['rounds']}/{run.config['rounds']}",
-                "accuracy": share(totals.get("accuracy")),
-                "up": size(totals["up_bytes"] or 0),
+                "status": totals["status"],
+                "rounds": totals["rounds"],
+                "of": run.config["rounds"],
+                **shown,
             }
         )
     return rows
+
+
+def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
+    return {k: str(v) for k, v in row.items()}
+
+
+def _run_text(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "run": row["run"],
+        "status": row["status"],
+        "rounds": f"{row['rounds']}/{row['of']}",
+        "accuracy": share(row["accuracy"]),
+        "up": size(row["up_bytes"] or 0),
+    }
+
+
+def _codec_text(row: Mapping[str, Any]) -> dict[str, str]:
+    most = "up to " if row["at_most"] else ""
+    return {"codec": row["codec"], "bytes of 10,000": f"{most}{row['bytes_of_10000']:,}", "about": row["about"]}
 
 
 def _plain(value: Any) -> str:
@@ -187,3 +223,4 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "participation": lambda: _entries("participation"),
     "runs": _runs,
 }
+TEXT: dict[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {"runs": _run_text, "codecs": _codec_text}

@@ -1,101 +1,54 @@
-"""Several runs side by side: what accuracy each reached, and what it had to upload for it."""
+"""Several runs side by side: what accuracy each reached, and what it took to get there."""
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from math import floor
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fedq.errors import FedqError
-from fedq.report.catalogue import table
-from fedq.report.units import share, size
+from fedq.report.curves import Curve, Group
+from fedq.report.tables import table, to_csv, to_latex, writing
+from fedq.report.units import duration, share, size
 from fedq.runs import Run, open_run
 from fedq.settings import flatten
 
 APART = ("seed", "data.dir", "workers")  # settings that may differ within a group
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One run: after each evaluated round, the bytes uploaded so far by all clients, and the accuracies."""
-
-    up_bytes: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    deployed: NDArray[np.float64] | None
-    rounds: NDArray[np.int64]
-
-    def first(self, target: float) -> int | None:
-        """The place of the first evaluation that reaches `target`."""
-        reached = np.nonzero(self.accuracy >= target)[0]
-        return int(reached[0]) if reached.size else None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that differ in the seed only."""
-
-    label: str
-    config: dict[str, Any]
-    curves: tuple[Curve, ...]
-
-    @cached_property
-    def mean(self) -> Curve:
-        """The mean over seeds, as far as all runs go."""
-        n = min(len(c.accuracy) for c in self.curves)
-        deployed = [c.deployed[:n] for c in self.curves if c.deployed is not None]
-        return Curve(
-            np.mean([c.up_bytes[:n] for c in self.curves], axis=0),
-            np.mean([c.accuracy[:n] for c in self.curves], axis=0),
-            np.mean(deployed, axis=0) if deployed else None,
-            self.curves[0].rounds[:n],
-        )
-
-    @property
-    def final(self) -> tuple[float, float]:
-        """Mean and standard deviation of the last accuracy over seeds."""
-        last = np.array([c.accuracy[-1] for c in self.curves])
-        return float(last.mean()), float(last.std())
+TASK = ("data", "model", "clients")  # what runs must share to be compared, with the seeds
+HINT = "runs/ holds them by default: fedq show runs"
+TOLD = ("per_round", "participation", "downlink", "client.local_steps", "client.local_epochs", "client.batch_size")
 
 
 @final
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs, and the accuracy at which their bytes are compared."""
+    """Groups of runs, and the accuracy at which what they took is compared."""
 
     groups: tuple[Group, ...]
     target: float
-    left_out: tuple[str, ...] = ()  # what was named and is not compared, and why
+    notes: tuple[str, ...] = ()  # what was left out or taken together, and why
 
     @classmethod
-    def of(cls, paths: Sequence[Path], target: float | None) -> "Comparison":
-        """Read runs. Without a `target`, the highest whole percent that every group's mean reaches.
+    def of(cls, paths: Sequence[Path], target: float | None = None, *, anyway: bool = False) -> "Comparison":
+        """Read runs. A folder of runs stands for those directly in it, where no run is named beside it.
 
-        FedqError FQ203 for a directory that is not a run, FQ205 if no run has finished a round.
+        Without a `target`, the highest whole percent that every group's mean reaches. FedqError FQ203 where there is
+        no run, FQ205 if none has an evaluated round, FQ107 if they differ in data, model, clients or seeds, unless
+        `anyway`.
         """
-        runs = [open_run(path) for path in paths if len(paths) == 1 or (path / "run.toml").is_file()]
-        if not runs:
-            raise FedqError("FQ203", "none of these is a run", where=" ".join(map(str, paths)), hint="fedq show runs")
-        groups = tuple(_labelled(_grouped(runs)))
+        runs, notes = _opened(paths)
+        groups = tuple(_labelled(_grouped(runs, notes)))
         if not groups:
-            raise FedqError(
-                "FQ205",
-                "none of these runs has finished a round",
-                where=" ".join(map(str, paths)),
-                hint="fedq show runs",
-            )
+            where = " ".join(map(str, paths))
+            raise FedqError("FQ205", "none of these runs has finished a round", where=where, hint="fedq show runs")
+        if not anyway:
+            _refuse_unlike(groups)
         reached = min(float(g.mean.accuracy.max()) for g in groups)
-        left_out = [f"`{path}` is not a run" for path in paths if not (path / "run.toml").is_file()]
-        left_out += [f"`{run.path}` has no finished round ({run.status})" for run in runs if not run.records()]
-        return cls(groups, target if target is not None else floor(100 * reached) / 100, tuple(left_out))
+        return cls(groups, target if target is not None else floor(100 * reached) / 100, tuple(notes))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a group: final accuracies, and rounds and bytes to the target (None where it is not reached)."""
+        """One row a group: final accuracies, and what it took to the end and to the target (None if not reached)."""
         rows = []
         for group in self.groups:
             curve, (accuracy, spread) = group.mean, group.final
@@ -103,75 +56,184 @@ class Comparison:
             rows.append(
                 {
                     "run": group.label,
-                    "seeds": len(group.curves),
+                    "seeds": len(group.by_seed),
                     "accuracy": accuracy,
                     "accuracy_std": spread,
                     "deployed_accuracy": None if curve.deployed is None else float(curve.deployed[-1]),
                     "rounds": int(curve.rounds[-1]),
                     "up_bytes": float(curve.up_bytes[-1]),
+                    "total_bytes": float(curve.total_bytes[-1]),
+                    "seconds": float(curve.seconds[-1]),
                     "rounds_to_target": None if at is None else int(curve.rounds[at]),
                     "up_bytes_to_target": None if at is None else float(curve.up_bytes[at]),
+                    "total_bytes_to_target": None if at is None else float(curve.total_bytes[at]),
+                    "seconds_to_target": None if at is None else float(curve.seconds[at]),
                 }
             )
         return rows
 
-    def table(self) -> str:
-        """The rows as text."""
+    def shown(self) -> list[dict[str, str]]:
+        """The rows as people read them."""
         rows = self.rows()
         most = max((r["up_bytes_to_target"] or 0 for r in rows), default=0)
         goal = f"{self.target:.3g}"
-        return table(
-            [
-                {
-                    "run": r["run"],
-                    "seeds": str(r["seeds"]),
-                    "accuracy": share(r["accuracy"]) + (f" +- {r['accuracy_std']:.4f}" if r["seeds"] > 1 else ""),
-                    "deployed": share(r["deployed_accuracy"]),
-                    f"up to {goal}": size(r["up_bytes_to_target"]) if r["up_bytes_to_target"] else "not reached",
-                    f"rounds to {goal}": str(r["rounds_to_target"] or "-"),
-                    "of the most": f"{r['up_bytes_to_target'] / most:.1%}" if r["up_bytes_to_target"] else "-",
-                }
-                for r in rows
-            ]
-        )
+        return [
+            {
+                "run": r["run"],
+                "seeds": str(r["seeds"]),
+                "accuracy": share(r["accuracy"]) + (f" +- {r['accuracy_std']:.4f}" if r["accuracy_std"] else ""),
+                "deployed": share(r["deployed_accuracy"]),
+                f"up to {goal}": size(r["up_bytes_to_target"]) if r["rounds_to_target"] else "not reached",
+                "of the most": f"{r['up_bytes_to_target'] / most:.1%}" if r["rounds_to_target"] else "-",
+                "up and down": size(r["total_bytes_to_target"]) if r["rounds_to_target"] else "-",
+                "rounds": str(r["rounds_to_target"] or "-"),
+                "time": duration(r["seconds_to_target"]) if r["rounds_to_target"] else "-",
+            }
+            for r in rows
+        ]
 
-    def write_csv(self, path: Path) -> Path:
-        """The rows as CSV."""
-        rows = self.rows()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        return path
+    def table(self) -> str:
+        """The rows as text."""
+        return table(self.shown())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The comparison as JSON values."""
+        return {"target": self.target, "rows": self.rows(), "notes": list(self.notes)}
+
+    def write(self, out: Path) -> list[Path]:
+        """table.csv, table.tex and table.json in `out`. FedqError FQ206 if they cannot be written."""
+        texts = {
+            "table.csv": to_csv(self.rows()),
+            "table.tex": to_latex(self.shown()),
+            "table.json": json.dumps(self.as_dict(), indent=1) + "\n",
+        }
+        with writing(out):
+            for name, text in texts.items():
+                (out / name).write_text(text, encoding="utf-8")
+        return [out / name for name in texts]
 
 
-def _grouped(runs: Iterable[Run]) -> list[tuple[dict[str, Any], list[Curve]]]:
-    """Runs by all settings but the seed and where the data lie; of runs that repeat each other, the last."""
-    found: dict[str, tuple[dict[str, Any], dict[int, Curve]]] = {}
+def _opened(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs named, and what among `paths` is none; beside runs, pictures and folders of runs are passed over."""
+    found: dict[Path, Run] = {}
+    notes = []
+    named = any((path / "run.toml").is_file() for path in paths)
+    for path in paths:
+        if not path.exists():
+            raise FedqError("FQ203", f"there is no `{path}`", where=str(path), hint=HINT)
+        inside = [path] if (path / "run.toml").is_file() else [toml.parent for toml in sorted(path.glob("*/run.toml"))]
+        for folder in [] if named and inside != [path] else inside:
+            found.setdefault(folder.resolve(), open_run(folder))
+        if not inside and path.is_dir():
+            notes.append(f"`{path}` is not a run and was left out")
+    if not found:
+        raise FedqError("FQ203", "none of these is a run", where=" ".join(map(str, paths)), hint=HINT)
+    return list(found.values()), notes
+
+
+@dataclass
+class _Seed:
+    """The runs of one seed of a group, and their curves."""
+
+    runs: list[Run] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+
+    def curve(self, notes: list[str]) -> Curve:
+        """The mean of those that went furthest."""
+        furthest = max(c.rounds[-1] for c in self.curves)
+        kept = [c for c in self.curves if c.rounds[-1] == furthest]
+        for run, c in zip(self.runs, self.curves, strict=True):
+            if c.rounds[-1] < furthest:
+                ended = f"{run.status} after {c.rounds[-1]:.0f} rounds"
+                notes.append(f"`{run.path}` ({ended}) was left out: a repeat goes further")
+        if len(kept) > 1:
+            names = ", ".join(f"`{r.path}`" for r, c in zip(self.runs, self.curves, strict=True) if c in kept)
+            notes.append(f"{names} repeat each other: their mean counts as one seed")
+        return Curve.mean(kept)
+
+
+def _grouped(runs: Iterable[Run], notes: list[str]) -> list[tuple[dict[str, Any], dict[int, Curve]]]:
+    """Runs by all settings but the seed and where things happen; one curve a seed."""
+    found: dict[str, tuple[dict[str, Any], dict[int, _Seed]]] = {}
     for run in runs:
         settings = flatten(run.config)
-        config = {k: v for k, v in settings.items() if k not in APART} | {"data": str(run.about.get("data_sha256"))[:6]}
-        curve = _curve(run.records())
-        if curve is not None:
-            _, curves = found.setdefault(json.dumps(config, sort_keys=True), (config, {}))
-            curves[settings["seed"]] = curve
-    return [(config, list(curves.values())) for config, curves in found.values()]
+        config = {k: v for k, v in settings.items() if k not in APART}
+        config["data"] = str(run.about.get("data_sha256"))[:6]
+        curve = Curve.of(run.records())
+        if curve is None:
+            notes.append(f"`{run.path}` has no evaluated round ({run.status}) and was left out")
+            continue
+        _, seeds = found.setdefault(json.dumps(config, sort_keys=True), (config, {}))
+        seed = seeds.setdefault(settings["seed"], _Seed())
+        seed.runs.append(run)
+        seed.curves.append(curve)
+    groups = []
+    for config, seeds in found.values():
+        by_seed = {number: seed.curve(notes) for number, seed in sorted(seeds.items())}
+        ends = {number: curve.rounds[-1] for number, curve in by_seed.items()}
+        if len(set(ends.values())) > 1:
+            least = min(ends, key=lambda number: ends[number])
+            notes.append(f"{_name(config)}: the mean over seeds ends at round {ends[least]:.0f}, as seed {least} does")
+        groups.append((config, by_seed))
+    return groups
 
 
-def _labelled(groups: list[tuple[dict[str, Any], list[Curve]]]) -> Iterable[Group]:
-    """Groups by what they are called, and by whatever else tells them apart where that is not enough."""
-    names = [_name(config) for config, _ in groups]
+def _refuse_unlike(groups: Sequence[Group]) -> None:
+    """FedqError FQ107 if groups differ in their task or in their seeds, naming the keys and who has which value."""
+    shown: dict[str, dict[str, list[str]]] = {}
+    for key in sorted({k for g in groups for k in g.config if _of(k, TASK)}):
+        for group in groups:
+            shown.setdefault(key, {}).setdefault(str(group.config.get(key, "none")), []).append(group.label)
+    for group in groups:
+        seeds = ", ".join(map(str, group.by_seed))
+        shown.setdefault("seed", {}).setdefault(seeds, []).append(group.label)
+    unlike = {key: values for key, values in shown.items() if len(values) > 1}
+    if "data.name" in unlike:
+        unlike.pop("data", None)  # other bytes go without saying
+    if not unlike:
+        return
+    lines = [
+        f"{'the data themselves' if key == 'data' else key} = "
+        + "; ".join(f"{value} ({', '.join(labels)})" for value, labels in values.items())
+        for key, values in unlike.items()
+    ]
+    raise FedqError(
+        "FQ107",
+        f"these runs are unlike in {', '.join(f'`{key}`' for key in unlike)}",
+        where="\n      ".join(lines),
+        hint="name runs of one task and the same seeds, or add --anyway",
+    )
+
+
+def _labelled(groups: list[tuple[dict[str, Any], dict[int, Curve]]]) -> Iterable[Group]:
+    """Groups by what they are called, with every setting that should not be hidden or that alone tells them apart."""
+    names, configs = [_name(config) for config, _ in groups], [config for config, _ in groups]
     for (config, curves), name in zip(groups, names, strict=True):
-        twins = [c for (c, _), n in zip(groups, names, strict=True) if n == name and c is not config]
-        differing = sorted({k for twin in twins for k in _differing(config, twin)})
-        label = " ".join(
-            [
-                name,
-                *(f"{k.split('.')[-1] if k[-5:] != '.name' else k[:-5]}={config.get(k, 'none')}" for k in differing),
-            ]
-        )
-        yield Group(label, config, tuple(curves))
+        twins = [c for c, n in zip(configs, names, strict=True) if n == name and c is not config]
+        apart = {k for twin in twins for k in _differing(config, twin)}
+        apart |= {k for other in configs for k in _telling(config, other)}
+        told = [_told(k, config) for k in sorted(apart)]
+        yield Group(" ".join([name, *filter(None, told)]), config, curves)
+
+
+def _of(key: str, keys: Sequence[str]) -> bool:
+    return any(key == k or key.startswith(f"{k}.") for k in keys)
+
+
+def _telling(config: dict[str, Any], other: dict[str, Any]) -> Iterable[str]:
+    """Keys that both groups' labels must tell, as they differ; the participation's name is in both already."""
+    for key in config.keys() | other.keys():
+        if _of(key, (*TASK, *TOLD)) and key not in ("data", "participation.name") and config.get(key) != other.get(key):
+            yield key
+
+
+def _told(key: str, config: dict[str, Any]) -> str:
+    short = key.removesuffix(".name") if key.endswith(".name") else key.rsplit(".", 1)[-1]
+    if key in config:
+        return f"{short}={config[key]}"
+    if key == "per_round":
+        return "per_round=all"
+    return "" if _of(key, TOLD) else f"{short}=none"
 
 
 def _name(config: dict[str, Any]) -> str:
@@ -190,17 +252,3 @@ def _differing(config: dict[str, Any], twin: dict[str, Any]) -> Iterable[str]:
         own = key == part or config.get(part) == twin.get(part)
         if own and config.get(key) != twin.get(key):
             yield key
-
-
-def _curve(lines: list[dict[str, Any]]) -> Curve | None:
-    up = np.cumsum([m["up_bytes"] for m in lines], dtype=np.float64)
-    scored = [i for i, m in enumerate(lines) if m["accuracy"] is not None]
-    if not scored:
-        return None
-    deployed = [lines[i]["deployed_accuracy"] for i in scored]
-    return Curve(
-        up[scored],
-        np.array([lines[i]["accuracy"] for i in scored]),
-        None if None in deployed else np.array(deployed, np.float64),
-        np.array([lines[i]["round"] for i in scored]),
-    )

@@ -1,5 +1,7 @@
 """Pictures, as SVG and PNG whose bytes depend on the runs only."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from fedq.report.comparison import Comparison, Group
-from fedq.report.units import size
+from fedq.report.comparison import Comparison
+from fedq.report.curves import Group
+from fedq.report.tables import writing
+from fedq.report.units import duration, size
 
 COLOURS = ("#0b6e99", "#d1600f", "#3a7d2c", "#8c4fa3", "#b02a4c", "#6b6b00", "#4b5a6a", "#a0522d")
 STYLE: Any = {
@@ -26,52 +30,87 @@ STYLE: Any = {
 }
 
 
+@dataclass(frozen=True)
+class Axis:
+    """What accuracy is drawn against."""
+
+    key: str  # the attribute of a curve
+    against: str  # in the name of the files
+    label: str
+    ticks: Callable[[float], str]
+    less: str  # how a smaller number is called
+    log: bool = False
+
+
+MEASURED = "(measured payload bytes, log scale)"
+UP = Axis("up_bytes", "bytes", f"uploaded by all clients together {MEASURED}", size, "fewer bytes", log=True)
+PICTURES = (
+    UP,
+    Axis("total_bytes", "total_bytes", f"sent up and down {MEASURED}", size, "fewer bytes", log=True),
+    Axis("rounds", "rounds", "rounds", str, "fewer rounds"),
+    Axis("seconds", "seconds", "time of this simulation", duration, "less time"),
+)
+
+
+def pictures(comparison: Comparison, out: Path) -> list[Path]:
+    """Draw accuracy against each of `PICTURES`; returns the SVGs and PNGs in `out`."""
+    return [file for axis in PICTURES for file in saved(draw(comparison, axis), out, f"accuracy_vs_{axis.against}")]
+
+
 def accuracy_against_bytes(comparison: Comparison, out: Path) -> list[Path]:
     """Draw accuracy against uploaded bytes (log scale), one line a group; returns the SVG and the PNG in `out`."""
+    return saved(draw(comparison, UP), out, "accuracy_vs_bytes")
+
+
+def draw(comparison: Comparison, axis: Axis) -> Figure:
+    """Accuracy against one axis: a line a group, the mean over seeds, in a band from the least to the most."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
         for group, colour in zip(comparison.groups, COLOURS * len(comparison.groups), strict=False):
-            _draw(axes, group, colour, alone=len(comparison.groups) <= 3)
-        _goal(axes, comparison)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: size(n)))
+            _draw(axes, axis.key, group, colour, alone=len(comparison.groups) <= 3)
+        _goal(axes, comparison, axis)
+        if axis.log:
+            axes.set_xscale("log")
+        else:
+            axes.set_xlim(left=0)
+        if axis.ticks is not str:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: axis.ticks(n)))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.set_xlabel("uploaded by all clients together (measured payload bytes, log scale)")
+        axes.set_xlabel(axis.label)
         axes.set_ylabel("test accuracy")
-        axes.set_title(_claim(comparison), loc="left", fontsize=12)
+        axes.set_title(claim(comparison), loc="left", fontsize=12)
         if len(comparison.groups) <= 3:
             axes.legend(loc="lower right", frameon=False, fontsize=10)
         else:
             figure.set_figheight(5 + 0.22 * len(comparison.groups))
             figure.legend(loc="outside lower left", frameon=False, fontsize=9)
-        return _saved(figure, out, "accuracy_vs_bytes")
+        return figure
 
 
-def _draw(axes: Any, group: Group, colour: str, *, alone: bool) -> None:
+def _draw(axes: Any, key: str, group: Group, colour: str, *, alone: bool) -> None:
     mean = group.mean
-    label = f"{group.label}: {mean.accuracy[-1]:.1%}"
-    axes.plot(mean.up_bytes, mean.accuracy, color=colour, marker="o", markersize=3.5, linewidth=2, label=label)
+    x, label = getattr(mean, key), f"{group.label}: {mean.accuracy[-1]:.1%}"
+    axes.plot(x, mean.accuracy, color=colour, marker="o", markersize=3.5, linewidth=2, label=label)
     if len(group.curves) > 1:
-        n = len(mean.accuracy)
-        every = np.array([c.accuracy[:n] for c in group.curves])
-        axes.fill_between(mean.up_bytes, every.min(0), every.max(0), color=colour, alpha=0.15, linewidth=0)
+        every = np.array([c.accuracy for c in group.curves])
+        axes.fill_between(x, every.min(0), every.max(0), color=colour, alpha=0.15, linewidth=0)
     if mean.deployed is not None and alone:
         label = f"{group.label}, as deployed: {mean.deployed[-1]:.1%}"
-        axes.plot(mean.up_bytes, mean.deployed, color=colour, linestyle=":", linewidth=1.6, label=label)
+        axes.plot(x, mean.deployed, color=colour, linestyle=":", linewidth=1.6, label=label)
 
 
-def _goal(axes: Any, comparison: Comparison) -> None:
+def _goal(axes: Any, comparison: Comparison, axis: Axis) -> None:
     """A line at the target, from the cheapest group that reaches it to the dearest, and how far apart they are."""
-    costs = [r["up_bytes_to_target"] for r in comparison.rows() if r["up_bytes_to_target"]]
+    costs = [r[f"{axis.key}_to_target"] for r in comparison.rows() if r["rounds_to_target"]]
     axes.axhline(comparison.target, color="#888888", linewidth=0.8, linestyle="--")
-    if len(costs) > 1 and max(costs) > min(costs):
+    if len(costs) > 1 and max(costs) > min(costs) > 0:
         ends = (min(costs), comparison.target), (max(costs), comparison.target)
         axes.annotate("", xy=ends[0], xytext=ends[1], arrowprops={"arrowstyle": "<->", "color": "#444444"})
-        middle = float(np.sqrt(min(costs) * max(costs)))
-        text = f"{max(costs) / min(costs):.0f}x fewer bytes to {comparison.target:.0%}"
+        middle = float(np.sqrt(min(costs) * max(costs))) if axis.log else (min(costs) + max(costs)) / 2
+        ratio = max(costs) / min(costs)
         axes.annotate(
-            text,
+            f"{ratio:.0f}x {axis.less} to {comparison.target:.0%}" if ratio >= 10 else f"{ratio:.1f}x {axis.less}",
             (middle, comparison.target),
             xytext=(0, -14),
             textcoords="offset points",
@@ -81,7 +120,8 @@ def _goal(axes: Any, comparison: Comparison) -> None:
         )
 
 
-def _claim(comparison: Comparison) -> str:
+def claim(comparison: Comparison) -> str:
+    """What the comparison comes to: who reaches the target with the fewest uploaded bytes, and the task."""
     rows = [r for r in comparison.rows() if r["up_bytes_to_target"]]
     configs = [group.config for group in comparison.groups]
     told = {"data.name": "{}", "clients": "{} clients", "data.partition": "{}"}
@@ -94,9 +134,10 @@ def _claim(comparison: Comparison) -> str:
     return f"{best['run']} first reaches {reached}\n{task}"
 
 
-def _saved(figure: Figure, out: Path, name: str) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
+def saved(figure: Figure, out: Path, name: str) -> list[Path]:
+    """The figure as SVG and PNG in the folder `out`. FedqError FQ206 if they cannot be written."""
     svg, png = out / f"{name}.svg", out / f"{name}.png"
-    figure.savefig(svg, metadata={"Date": None})
-    figure.savefig(png, dpi=150, metadata={"Software": "fedq"})
+    with writing(out), mpl.rc_context(STYLE):
+        figure.savefig(svg, metadata={"Date": None})
+        figure.savefig(png, dpi=150, metadata={"Software": "fedq"})
     return [svg, png]
