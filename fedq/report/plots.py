@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from fedq.report.comparison import Comparison
 from fedq.report.curves import Group
@@ -38,17 +38,16 @@ class Axis:
     against: str  # in the name of the files
     label: str
     ticks: Callable[[float], str]
-    less: str  # how a smaller number is called
     log: bool = False
 
 
 MEASURED = "(measured payload bytes, log scale)"
-UP = Axis("up_bytes", "bytes", f"uploaded by all clients together {MEASURED}", size, "fewer bytes", log=True)
+UP = Axis("up_bytes", "bytes", f"uploaded by all clients together {MEASURED}", size, log=True)
 PICTURES = (
     UP,
-    Axis("total_bytes", "total_bytes", f"sent up and down {MEASURED}", size, "fewer bytes", log=True),
-    Axis("rounds", "rounds", "rounds", str, "fewer rounds"),
-    Axis("seconds", "seconds", "time of this simulation", duration, "less time"),
+    Axis("total_bytes", "total_bytes", f"sent up and down {MEASURED}", size, log=True),
+    Axis("rounds", "rounds", "rounds", str),
+    Axis("seconds", "seconds", "time of this simulation", duration),
 )
 
 
@@ -69,17 +68,14 @@ def draw(comparison: Comparison, axis: Axis) -> Figure:
         axes = figure.subplots()
         for group, colour in zip(comparison.groups, COLOURS * len(comparison.groups), strict=False):
             _draw(axes, axis.key, group, colour, alone=len(comparison.groups) <= 3)
-        _goal(axes, comparison, axis)
-        if axis.log:
-            axes.set_xscale("log")
-        else:
-            axes.set_xlim(left=0)
-        if axis.ticks is not str:
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: axis.ticks(n)))
+        axes.axhline(comparison.target, color="#888888", linewidth=0.8, linestyle="--")
+        if axis is UP:
+            _goal(axes, comparison)
+        _scale(axes, axis)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_xlabel(axis.label)
         axes.set_ylabel("test accuracy")
-        axes.set_title(claim(comparison), loc="left", fontsize=12)
+        axes.set_title(claim(comparison) if axis is UP else task(comparison), loc="left", fontsize=12)
         if len(comparison.groups) <= 3:
             axes.legend(loc="lower right", frameon=False, fontsize=10)
         else:
@@ -100,18 +96,29 @@ def _draw(axes: Any, key: str, group: Group, colour: str, *, alone: bool) -> Non
         axes.plot(x, mean.deployed, color=colour, linestyle=":", linewidth=1.6, label=label)
 
 
-def _goal(axes: Any, comparison: Comparison, axis: Axis) -> None:
-    """A line at the target, from the cheapest group that reaches it to the dearest, and how far apart they are."""
-    costs = [r[f"{axis.key}_to_target"] for r in comparison.rows() if r["rounds_to_target"]]
-    axes.axhline(comparison.target, color="#888888", linewidth=0.8, linestyle="--")
+def _scale(axes: Any, axis: Axis) -> None:
+    if axis.log:
+        axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high / low > 100 else (1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=axis.ticks is str))
+    if axis.ticks is not str:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: axis.ticks(n)))
+
+
+def _goal(axes: Any, comparison: Comparison) -> None:
+    """An arrow from the group that uploads least to the target to the one that uploads most, and how far it is."""
+    costs = [r["up_bytes_to_target"] for r in comparison.rows() if r["rounds_to_target"]]
     if len(costs) > 1 and max(costs) > min(costs) > 0:
         ends = (min(costs), comparison.target), (max(costs), comparison.target)
         axes.annotate("", xy=ends[0], xytext=ends[1], arrowprops={"arrowstyle": "<->", "color": "#444444"})
-        middle = float(np.sqrt(min(costs) * max(costs))) if axis.log else (min(costs) + max(costs)) / 2
         ratio = max(costs) / min(costs)
         axes.annotate(
-            f"{ratio:.0f}x {axis.less} to {comparison.target:.0%}" if ratio >= 10 else f"{ratio:.1f}x {axis.less}",
-            (middle, comparison.target),
+            f"{ratio:.{0 if ratio >= 10 else 1}f}x fewer bytes to {comparison.target:.0%}",
+            (float(np.sqrt(min(costs) * max(costs))), comparison.target),
             xytext=(0, -14),
             textcoords="offset points",
             ha="center",
@@ -120,18 +127,21 @@ def _goal(axes: Any, comparison: Comparison, axis: Axis) -> None:
         )
 
 
-def claim(comparison: Comparison) -> str:
-    """What the comparison comes to: who reaches the target with the fewest uploaded bytes, and the task."""
-    rows = [r for r in comparison.rows() if r["up_bytes_to_target"]]
+def task(comparison: Comparison) -> str:
+    """What all groups have in common: data, clients, partition."""
     configs = [group.config for group in comparison.groups]
     told = {"data.name": "{}", "clients": "{} clients", "data.partition": "{}"}
-    same = [form.format(configs[0][k]) for k, form in told.items() if len({str(c[k]) for c in configs}) == 1]
-    task = ", ".join(same)
+    return ", ".join(form.format(configs[0][k]) for k, form in told.items() if len({str(c[k]) for c in configs}) == 1)
+
+
+def claim(comparison: Comparison) -> str:
+    """What the comparison comes to: who reaches the target with the fewest uploaded bytes; and the task."""
+    rows = [r for r in comparison.rows() if r["rounds_to_target"]]
     if not rows:
-        return task
+        return task(comparison)
     best = min(rows, key=lambda r: float(r["up_bytes_to_target"]))
     reached = f"{comparison.target:.0%} with {size(best['up_bytes_to_target'])} uploaded"
-    return f"{best['run']} first reaches {reached}\n{task}"
+    return f"{best['run']} first reaches {reached}\n{task(comparison)}"
 
 
 def saved(figure: Figure, out: Path, name: str) -> list[Path]:
