@@ -235,10 +235,10 @@ def test_a_full_disk_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run, simulation = begin(config(), tmp_path)
 
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "no space left on device")
 
     monkeypatch.setattr(run, "checkpoint", full)
-    with pytest.raises(FedqError, match="No space left") as error:
+    with pytest.raises(FedqError, match="no space left") as error:
         list(play(run, simulation))
     assert (error.value.exit_code, "fedq resume" in error.value.hint) == (4, True)
 
