@@ -37,14 +37,16 @@ def set_message_id(message: Message, message_id: str) -> None:
 
 def isolated(message: Message) -> Message:
     """The message with records of its own, so that a client may pop from them; array bytes are shared."""
-    return with_content(message, RecordDict({k: r.copy() for k, r in message.content.items()}))
+    content = message.content.copy()
+    content.__dict__["_data"] = {name: record.copy() for name, record in content.items()}
+    return with_content(message, content)
 
 
 def with_content(message: Message, content: RecordDict) -> Message:
     """A message with the same sender, receiver and ids, and other content."""
-    made: Any = Message
-    replaced: Message = made(content, metadata=message.metadata)
-    return replaced
+    made = Message.__new__(Message)
+    made.__dict__.update(message.__dict__, _content=content)
+    return made
 
 
 def to_bytes(content: RecordDict) -> bytes:

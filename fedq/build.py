@@ -108,9 +108,10 @@ def build(config: RunConfig) -> Simulation:
         trainer = Trainer(blueprint, shards, algorithm, o, sends=server.sends, evaluation_batch=batch)
     trained = sum(x.size for x in initial.values())
     workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
-    pack = feedback_mod if top.error_feedback else encode_mod
-    app = client_app(trainer, server.codec, top.seed, [*mods(who, wire), *server.mods()], pack)
-    cohort, ahead = _cohort(trained, o.batch_size) if trainer.together and server.together else 1, train_ahead(trainer)
+    pack, between = feedback_mod if top.error_feedback else encode_mod, [*mods(who, wire), *server.mods()]
+    app = client_app(trainer, server.codec, top.seed, between, pack)
+    cohort = _cohort(trained, o.batch_size) if trainer.together and server.together else 1
+    ahead = train_ahead(trainer, None if between or top.error_feedback else server.codec, top.seed)
     clients = LocalGrid(app, top.clients, workers=workers, cohort=cohort, ahead=ahead, stop=trainer.stop)
     grid = MeteredGrid(attacked(clients, who, wire), Ledger())
     return Simulation(config, data, server, initial, drawn, trainer, workers, clients, grid, warned)

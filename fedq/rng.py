@@ -6,6 +6,7 @@ random bits for the packed kernels, which any machine, core or GPU can reproduce
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +25,29 @@ def rng(seed: int, purpose: str, *place: int | str) -> np.random.Generator:
     >>> float(rng(0, "doc", 1).random()) == float(rng(0, "doc", 1).random())
     True
     """
-    return np.random.Generator(np.random.Philox(key=_digest(seed, purpose, place, size=16)))
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(_digest(seed, purpose, place, size=16), "<u8")))
+
+
+def rngs(seed: int, purpose: str, places: Iterable[Sequence[int | str]]) -> Iterator[np.random.Generator]:
+    """What `rng` gives for each place in turn, each good until the next: for many places at an eighth of the time.
+
+    >>> [float(r.random()) for r in rngs(0, "doc", [(1,), (2,)])] == [float(rng(0, "doc", k).random()) for k in (1, 2)]
+    True
+    """
+    bits = np.random.Philox(key=0)
+    generator, fresh = np.random.Generator(bits), bits.state
+    for place in places:
+        fresh["state"]["key"][:] = np.frombuffer(_digest(seed, purpose, place, size=16), "<u8")
+        bits.state = fresh
+        yield generator
 
 
 def key(seed: int, purpose: str, *place: int | str) -> Key:
     """The kernels' stream for one purpose at one place, such as `key(seed, "up", round_, partition, name)`."""
-    return Key(seed & (2**64 - 1), _digest(0, purpose, place, size=8) & (2**63 - 1))
+    stream = int.from_bytes(_digest(0, purpose, place, size=8), "little")
+    return Key(seed & (2**64 - 1), stream & (2**63 - 1))
 
 
-def _digest(seed: int, purpose: str, place: tuple[int | str, ...], *, size: int) -> int:
+def _digest(seed: int, purpose: str, place: Sequence[int | str], *, size: int) -> bytes:
     name = repr((seed, purpose, *place)).encode()
-    return int.from_bytes(hashlib.blake2b(name, digest_size=size, person=b"fedq").digest(), "little")
+    return hashlib.blake2b(name, digest_size=size, person=b"fedq").digest()

@@ -37,6 +37,7 @@ def check_codec(c: PackedCodec, *, draws: int = 2000) -> None:
     assert c.decode(c.encode(cube, key=key(0, "shape"))).shape == (3, 4, 5), (
         f"{c.name}: shape is lost; keep the shape of x in the payload, as `PackedCodec` does"
     )
+    _check_rows(c)
     _check_aggregate(c)
     _check_refusals(c)
     if c.unbiased:
@@ -121,6 +122,14 @@ def _check_aggregate(c: PackedCodec) -> None:
         atol=1e-5,
         err_msg=f"{c.name}: the aggregate law at equal weights; `add_` must add w * decode(payload)",
     )
+
+
+def _check_rows(c: PackedCodec) -> None:
+    x_K, keys = np.stack([_values(c, (7, 11), k) for k in range(3)]), [key(0, "rows", k) for k in range(3)]
+    each = [c.encode(x, key=k) for x, k in zip(x_K, keys, strict=True)]
+    many = c.encode_rows(x_K, keys)
+    same = [(p.data, p.shape, p.stype, p.dtype) == (q.data, q.shape, q.stype, q.dtype) for p, q in zip(each, many)]
+    assert all(same) and len(many) == 3, f"{c.name}: rows packed together are not the bytes of each alone"
 
 
 def _check_refusals(c: PackedCodec) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from fedq.clients.replica import replica_mod
 from fedq.clients.trainer import Trainer
 from fedq.errors import FedqError
 from fedq.kernels import PackedCodec, records
+from fedq.kernels.records import Arrays
 from fedq.messages import arrays, config, partition_of, round_of
 
 
@@ -56,8 +57,8 @@ def client_app(
         if trained.memory:
             context.state["memory"] = records.to_record(trained.memory)
         metrics = MetricRecord({"num-examples": trained.examples, "train-loss": trained.loss})
-        content = RecordDict({"arrays": records.to_record(trained.arrays), "metrics": metrics})
-        return Message(content, reply_to=message)
+        sent = records.to_record(trained.arrays) if trained.packed is None else trained.packed
+        return Message(RecordDict({"arrays": sent, "metrics": metrics}), reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -68,25 +69,35 @@ def client_app(
     return app
 
 
-def train_ahead(trainer: Trainer) -> Callable[[Sequence[Message], Sequence[int]], AbstractContextManager[None]]:
-    """Trains the clients of a cohort of messages together, where they are asked for the same."""
+def train_ahead(
+    trainer: Trainer, codec: PackedCodec | None, seed: int
+) -> Callable[[Sequence[Message], Sequence[int]], AbstractContextManager[None]]:
+    """Trains the clients of a cohort of messages together, where they are asked for the same.
+
+    With a `codec` what they send is packed at once too, as `encode_mod` would pack it: where no mod stands before it.
+    """
+
+    def packed(arrays_K: Arrays, round_: int, partitions: Sequence[int]) -> list[ArrayRecord]:
+        assert codec is not None
+        return records.encode_rows(arrays_K, codec, seed, "up", [(round_, partition) for partition in partitions])
 
     def ahead(messages: Sequence[Message], partitions: Sequence[int]) -> AbstractContextManager[None]:
         asked = messages[0].content
         alike = all(m.content.get("arrays") is asked.get("arrays") for m in messages)
         if messages[0].metadata.message_type != "train" or "arrays" not in asked or not alike:
             return nullcontext()
-        return trainer.ahead(decoded(asked), round_of(messages[0]), partitions, config(asked))
+        place, told = (round_of(messages[0]), partitions), config(asked)
+        return trainer.ahead(decoded(asked), *place, told, packed if codec else None)
 
     return ahead
 
 
 def encode_mod(codec: PackedCodec, seed: int) -> Mod:
-    """Pack the arrays of every reply, with random bits of (round, partition, name)."""
+    """Pack the arrays of every reply, with random bits of (round, partition, name), if they are not packed yet."""
 
     def mod(message: Message, context: Context, call: ClientAppCallable) -> Message:
         reply = call(message, context)
-        if reply.has_content():
+        if reply.has_content() and any(p.stype != codec.stype for p in arrays(reply.content).values()):
             side = decoded(message.content, "side") if "side" in message.content else None
             place = (round_of(message), partition_of(context))
             reply.content["arrays"] = records.encode(decoded(reply.content), codec, seed, "up", *place, side=side)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedq.clients.local import Batches, TrainOptions
 from fedq.data import Dataset, Examples, Inputs
-from fedq.rng import rng
+from fedq.rng import rng, rngs
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Shards:
         own, n = self._own(partition)
         return own[n:]
 
+    def examples(self, partition: int) -> int:
+        """How many examples `partition` trains on."""
+        own, n = self._own(partition)
+        return len(own) - n
+
     def taken(self, partition: int, indices: NDArray[np.int64]) -> Examples:
         """The training examples at `indices`, as `partition` sees them."""
         examples = self.data.train.take(indices)
@@ -47,32 +52,34 @@ class Shards:
 
         Each partition's shuffled epochs are laid end to end; a batch may span two epochs.
         """
-        examples, places, start = list[Examples](), list[NDArray[np.int64]](), 0
-        for partition in partitions:
-            own, order = self._order(partition, o, round_)
-            examples.append(self.taken(partition, own))
+        wanted, places, start = list[NDArray[np.int64]](), list[NDArray[np.int64]](), 0
+        shuffling = rngs(self.seed, "batch", [(round_, partition) for partition in partitions])
+        for partition, shuffles in zip(partitions, shuffling, strict=True):
+            own, order = _order(self.training(partition), o, shuffles)
+            wanted.append(own)
             places.append(order + start)
             start += len(own)
-        x, y = self.inputs.tensors(_joined(examples))
+        x, y = self.inputs.tensors(self._joined(partitions, wanted))
         place_KSB = torch.from_numpy(np.stack(places).reshape(len(partitions), -1, o.batch_size))
-        steps = (place_KSB[:, s] for s in range(place_KSB.shape[1]))
+        if place_KSB.numel() == start:  # each example once, in order: nothing to gather
+            x_KSB, y_KSB = (t.view(*place_KSB.shape, *t.shape[1:]) for t in (x, y))
+            steps = ((x_KSB[:, s], y_KSB[:, s]) for s in range(place_KSB.shape[1]))
+        else:
+            steps = ((x[place_KSB[:, s]], y[place_KSB[:, s]]) for s in range(place_KSB.shape[1]))
         if self.inputs.augment == "none":
-            yield from ((x[place_KB], y[place_KB]) for place_KB in steps)
+            yield from steps
             return
         changing = [rng(self.seed, "augment", round_, partition) for partition in partitions]
-        for place_KB in steps:
-            changed = [self.inputs.training(x[place_B], r) for place_B, r in zip(place_KB, changing, strict=True)]
-            yield torch.stack(changed), y[place_KB]
+        for x_KB, y_KB in steps:
+            changed = [self.inputs.training(x_B, r) for x_B, r in zip(x_KB, changing, strict=True)]
+            yield torch.stack(changed), y_KB
 
-    def _order(self, partition: int, o: TrainOptions, round_: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The examples that a partition needs in a round, and the order in which it meets them."""
-        own, shuffling = self.training(partition), rng(self.seed, "batch", round_, partition)
-        needed = o.steps(len(own)) * o.batch_size
-        epochs = [shuffling.permutation(len(own)) for _ in range(-(-needed // len(own)))]
-        order = np.concatenate(epochs)[:needed]
-        if needed < len(own):
-            return own[order], np.arange(needed)  # no image is scaled for nothing
-        return own, order
+    def _joined(self, partitions: Sequence[int], wanted: Sequence[NDArray[np.int64]]) -> Examples:
+        """The examples that each partition wants, as it sees them, one partition after the other."""
+        if self.poison is None:
+            return self.data.train.take(np.concatenate(wanted))
+        seen = [self.taken(partition, own) for partition, own in zip(partitions, wanted, strict=True)]
+        return Examples(np.concatenate([e.x for e in seen]), np.concatenate([e.y for e in seen]))
 
     def _own(self, partition: int) -> tuple[NDArray[np.int64], int]:
         own = self.indices[partition]
@@ -81,7 +88,12 @@ class Shards:
         return (rng(self.seed, "keep", partition).permutation(own) if n else own), n
 
 
-def _joined(examples: list[Examples]) -> Examples:
-    if len(examples) == 1:
-        return examples[0]
-    return Examples(np.concatenate([e.x for e in examples]), np.concatenate([e.y for e in examples]))
+def _order(
+    own: NDArray[np.int64], o: TrainOptions, shuffles: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The examples that a client needs in a round, and the order in which it meets them."""
+    needed = o.steps(len(own)) * o.batch_size
+    epochs = [shuffles.permutation(len(own)) for _ in range(-(-needed // len(own)))]
+    if len(epochs) == 1:  # no image is scaled for nothing
+        return own[epochs[0][:needed]], np.arange(needed)
+    return own, np.concatenate(epochs)[:needed]

@@ -5,7 +5,7 @@ may train at once, each with a network of its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import isfinite
@@ -16,6 +16,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 import torch
+from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -39,13 +40,18 @@ class Abandoned(Exception):  # noqa: N818 - not an error
 class Trained:
     """What one client made of a round: named arrays to send, examples it holds, mean loss of its local steps.
 
-    `memory` is what a remembering algorithm wants back in the client's next round, empty for others.
+    `memory` is what a remembering algorithm wants back in the client's next round, empty for others. `packed` are the
+    arrays as they travel, where those of many clients were packed at once; `arrays` is then empty.
     """
 
-    arrays: dict[str, NDArray[np.float32]]
+    arrays: Arrays
     examples: int
     loss: float
-    memory: dict[str, NDArray[np.float32]]
+    memory: Arrays
+    packed: ArrayRecord | None = None
+
+
+Pack = Callable[[Arrays, int, Sequence[int]], list[ArrayRecord]]  # arrays [K, ...], round and partitions -> K records
 
 
 @final
@@ -86,13 +92,24 @@ class Trainer:
 
         `told` is what the round's message tells clients, such as FedProx's `proximal-mu`.
         """
-        return self._trained(weights, round_, [partition], told, memory)[0]()
+        return self._trained(weights, round_, [partition], told, memory).of(0)
 
     @contextmanager
-    def ahead(self, weights: Arrays, round_: int, partitions: Sequence[int], told: Mapping[str, Any]) -> Iterator[None]:
-        """Train clients together; within the context `ready` has what each made of the round."""
-        trained = self._trained(weights, round_, partitions, told)
-        self._ready.update({(round_, p): t for p, t in zip(partitions, trained, strict=True)})
+    def ahead(
+        self,
+        weights: Arrays,
+        round_: int,
+        partitions: Sequence[int],
+        told: Mapping[str, Any],
+        pack: Pack | None = None,
+    ) -> Iterator[None]:
+        """Train clients together; within the context `ready` has what each made of the round, by `pack` if given."""
+        cohort = self._trained(weights, round_, partitions, told)
+        packed: Sequence[ArrayRecord | None] = [None] * len(partitions)
+        if pack:
+            with suppress(FedqError):  # what one sends cannot be packed: it says so itself, and the others go on
+                packed = pack(cohort.arrays, round_, partitions)
+        self._ready.update({(round_, p): partial(cohort.of, k, packed[k]) for k, p in enumerate(partitions)})
         try:
             yield
         finally:
@@ -117,8 +134,7 @@ class Trainer:
         partitions: Sequence[int],
         told: Mapping[str, Any],
         memory: Arrays | None = None,
-    ) -> list[Callable[[], Trained]]:
-        """What each client made of the round, or the error that it raises."""
+    ) -> "_Cohort":
         options = self._options.at(round_, told)
         algorithm = self._algorithm if options is self._options else type(self._algorithm)(options)
         batches = self._unless_stopped(self._shards.batches(partitions, options, round_))
@@ -133,15 +149,8 @@ class Trainer:
             else:
                 end_KD, loss_K = algorithm.train(network, start_KD, batches)
             sent_KD = end_KD - start_KD if self._sends == "updates" else end_KD
-            clients = zip(partitions, sent_KD, loss_K.tolist(), kept_K, strict=True)
-            return [partial(self._made, network, *client) for client in clients]
-
-    def _made(
-        self, network: Flat, partition: int, sent_D: Tensor, loss: float, kept: dict[str, NDArray[np.float32]]
-    ) -> Trained:
-        if not (isfinite(loss) and isfinite(kernels.largest(sent_D.numpy()))):
-            raise FedqError("FQ301", "training diverged to NaN or infinity; lower --lr")
-        return Trained(network.unflatten(sent_D), len(self._shards.training(partition)), loss, kept)
+            examples_K = [self._shards.examples(partition) for partition in partitions]
+            return _Cohort(network.unflatten(sent_KD), loss_K.tolist(), examples_K, kept_K)
 
     def _unless_stopped(self, batches: Batches) -> Batches:
         for batch in batches:
@@ -176,3 +185,20 @@ class Trainer:
             yield network
         finally:
             idle.put(network)
+
+
+@dataclass(frozen=True)
+class _Cohort:
+    """What K clients made of a round: arrays [K, ...] by name, and a value for each client."""
+
+    arrays: Arrays
+    loss_K: list[float]
+    examples_K: list[int]
+    memory_K: list[dict[str, NDArray[np.float32]]]
+
+    def of(self, k: int, packed: ArrayRecord | None = None) -> Trained:
+        """What client k made of it, or the error that it raises."""
+        own = {} if packed is not None else {name: np.ascontiguousarray(x_K[k]) for name, x_K in self.arrays.items()}
+        if not (isfinite(self.loss_K[k]) and all(isfinite(kernels.largest(x.reshape(-1))) for x in own.values())):
+            raise FedqError("FQ301", "training diverged to NaN or infinity; lower --lr")
+        return Trained(own, self.examples_K[k], self.loss_K[k], self.memory_K[k], packed)

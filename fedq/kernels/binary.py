@@ -1,6 +1,7 @@
 """One bit a weight: stochastic (`binary`, unbiased on [-1, 1]) or deterministic (`sign`)."""
 
 from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from typing import final
 
 import numpy as np
@@ -58,6 +59,10 @@ class Binary(_OneBit):
     def bits(self, x: F32, key: Key) -> U8:
         """Packed coins of P(+1) = x / 2 + 1 / 2."""
         return kernels.encode_binary(x, key)
+
+    def pack_rows(self, x_KD: F32, keys: Sequence[Key]) -> Iterable[bytes]:
+        """All rows in one kernel call."""
+        return (row.tobytes() for row in kernels.encode_binary_rows(x_KD, keys))
 
 
 @final

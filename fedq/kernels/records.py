@@ -1,6 +1,6 @@
 """Whole models as Flower records: named arrays, each one payload."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -28,9 +28,17 @@ def to_arrays(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
     return {name: decode(payload) for name, payload in record.items()}
 
 
+def record(payloads: Mapping[str, Array]) -> ArrayRecord:
+    """A record of these payloads themselves; `ArrayRecord(payloads)` copies each."""
+    made = ArrayRecord()
+    for name, payload in payloads.items():
+        made[name] = payload
+    return made
+
+
 def to_record(arrays: Arrays) -> ArrayRecord:
     """Named arrays as float32 payloads: the form in which a global model is held and handed about."""
-    return ArrayRecord({name: CODECS["float32"].encode(x, key=_NO_BITS) for name, x in arrays.items()})
+    return record({name: CODECS["float32"].encode(x, key=_NO_BITS) for name, x in arrays.items()})
 
 
 def encode(
@@ -41,6 +49,15 @@ def encode(
     `side` is what the clients shared before, by name, for a codec that wants it.
     """
     shared = side or {}
-    return ArrayRecord(
-        {n: by.encode(x, key=key(seed, purpose, *place, n), side=shared.get(n)) for n, x in arrays.items()}
-    )
+    return record({n: by.encode(x, key=key(seed, purpose, *place, n), side=shared.get(n)) for n, x in arrays.items()})
+
+
+def encode_rows(
+    arrays_K: Arrays, by: PackedCodec, seed: int, purpose: str, places: Sequence[tuple[int, ...]]
+) -> list[ArrayRecord]:
+    """Named arrays of K clients [K, ...], packed as `encode` would at each client's place; a record for each."""
+    packed = {
+        name: by.encode_rows(x_K, [key(seed, purpose, *place, name) for place in places])
+        for name, x_K in arrays_K.items()
+    }
+    return [record({name: rows[k] for name, rows in packed.items()}) for k in range(len(places))]

@@ -1,6 +1,7 @@
 """Three symbols a weight, stochastic and unbiased on [-1, 1]: two bit planes (2 bits) or base 3 (1.6 bits)."""
 
 from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from typing import final
 
 import numpy as np
@@ -29,6 +30,10 @@ class Planes(PackedCodec):
     def pack(self, x: F32, key: Key) -> bytes:
         """Values [d] -> wire bytes."""
         return self.write(kernels.encode_ternary(x, np.float32(1), key), x.shape[0]).tobytes()
+
+    def pack_rows(self, x_KD: F32, keys: Sequence[Key]) -> Iterable[bytes]:
+        """All rows in one kernel call, then each in its format."""
+        return (self.write(p, x_KD.shape[1]).tobytes() for p in kernels.encode_ternary_rows(x_KD, keys))
 
     def unpack(self, data: bytes, d: int) -> F32:
         """Wire bytes -> [d] of -1, 0, +1."""

@@ -93,9 +93,9 @@ class Flat:
         return torch.from_numpy(np.concatenate([weights[name].reshape(-1) for name in self.shapes]))
 
     def unflatten(self, w_D: Tensor) -> dict[str, NDArray[np.float32]]:
-        """A flat [D] tensor -> named arrays, views of it."""
-        parts = torch.split(w_D, self._sizes)
-        return {n: p.view(s).numpy() for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
+        """A flat tensor [..., D] -> named arrays [..., *shape], views of it."""
+        parts = torch.split(w_D, self._sizes, dim=-1)
+        return {n: p.view(*w_D.shape[:-1], *s).numpy() for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
 
     def rekey_(self, seed: int, *place: int) -> None:
         """Start dropout anew for one place of the run (round and partition), if there is any."""
