@@ -6,11 +6,12 @@ by the SuperLink, so an in-process grid must set them itself. Importing this mod
 
 import logging
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
@@ -18,6 +19,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 SIMULATED_RUN = 1
+Filled = TypeVar("Filled", ArrayRecord, MetricRecord, RecordDict)
 
 
 def simulated_run() -> Run:
@@ -37,9 +39,7 @@ def set_message_id(message: Message, message_id: str) -> None:
 
 def isolated(message: Message) -> Message:
     """The message with records of its own, so that a client may pop from them; array bytes are shared."""
-    content = message.content.copy()
-    content.__dict__["_data"] = {name: record.copy() for name, record in content.items()}
-    return with_content(message, content)
+    return with_content(message, filled(RecordDict(), {name: r.copy() for name, r in message.content.items()}))
 
 
 def with_content(message: Message, content: RecordDict) -> Message:
@@ -47,6 +47,12 @@ def with_content(message: Message, content: RecordDict) -> Message:
     made = Message.__new__(Message)
     made.__dict__.update(message.__dict__, _content=content)
     return made
+
+
+def filled(record: Filled, values: Mapping[str, Any]) -> Filled:
+    """An empty record with these values, known to be of its kind: its own tests of types take longer than packing."""
+    record.__dict__["_data"].update(values)
+    return record
 
 
 def to_bytes(content: RecordDict) -> bytes:
@@ -73,6 +79,7 @@ def quiet() -> None:
 __all__ = [
     "SIMULATED_RUN",
     "Run",
+    "filled",
     "from_bytes",
     "isolated",
     "quiet",

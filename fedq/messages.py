@@ -8,6 +8,7 @@ Flower's views by kind (`content.array_records`) copy it each time, a fifth of a
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
+from fedq._flower import filled
 from fedq.errors import FedqError
 
 
@@ -43,3 +44,9 @@ def round_of(message: Message) -> int:
 def partition_of(context: Context) -> int:
     """The partition of the client that a context belongs to."""
     return int(context.node_config["partition-id"])
+
+
+def reply_to(message: Message, arrays: ArrayRecord, examples: int, loss: float) -> Message:
+    """A reply to a train message: what is sent, the client's number of examples and its mean training loss."""
+    metrics = filled(MetricRecord(), {"num-examples": examples, "train-loss": loss})
+    return Message(filled(RecordDict(), {"arrays": arrays, "metrics": metrics}), reply_to=message)

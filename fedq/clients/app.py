@@ -17,7 +17,7 @@ from fedq.clients.trainer import Trainer
 from fedq.errors import FedqError
 from fedq.kernels import PackedCodec, records
 from fedq.kernels.records import Arrays
-from fedq.messages import arrays, config, partition_of, round_of
+from fedq.messages import arrays, config, partition_of, reply_to, round_of
 
 
 def client_app(
@@ -56,9 +56,8 @@ def client_app(
             trained = trainer.train(decoded(message.content), *place, memory, told)
         if trained.memory:
             context.state["memory"] = records.to_record(trained.memory)
-        metrics = MetricRecord({"num-examples": trained.examples, "train-loss": trained.loss})
         sent = records.to_record(trained.arrays) if trained.packed is None else trained.packed
-        return Message(RecordDict({"arrays": sent, "metrics": metrics}), reply_to=message)
+        return reply_to(message, sent, trained.examples, trained.loss)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:

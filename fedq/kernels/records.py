@@ -6,6 +6,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
+from fedq._flower import filled
 from fedq.errors import FedqError
 from fedq.kernels import CODECS, codec
 from fedq.kernels.codec import PackedCodec
@@ -30,10 +31,7 @@ def to_arrays(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
 
 def record(payloads: Mapping[str, Array]) -> ArrayRecord:
     """A record of these payloads themselves; `ArrayRecord(payloads)` copies each."""
-    made = ArrayRecord()
-    for name, payload in payloads.items():
-        made[name] = payload
-    return made
+    return filled(ArrayRecord(), payloads)
 
 
 def to_record(arrays: Arrays) -> ArrayRecord:

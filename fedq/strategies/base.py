@@ -108,16 +108,16 @@ class PackedStrategy(Strategy, ABC):
 
     def check_reply(self, reply: Message) -> None:
         """FedqError FQ302 unless the reply to a train message is what `aggregate_train` can fold."""
-        if set(reply.content) != {"arrays", "metrics"}:
+        if reply.content.keys() != {"arrays", "metrics"}:
             raise FedqError("FQ302", f"a reply with {sorted(reply.content)}, expected arrays and metrics")
         payloads, metrics = messages.arrays(reply.content), messages.metrics(reply.content)
-        if set(payloads) != set(self.current):
+        if payloads.keys() != self.current.keys():
             raise FedqError("FQ302", f"a reply with arrays {sorted(payloads)}, expected {sorted(self.current)}")
         for name, x in self.current.items():
             if tuple(payloads[name].shape) != x.shape:
                 raise FedqError("FQ302", f"array `{name}` has shape {payloads[name].shape}, expected {x.shape}")
             self.codec.check(payloads[name])
-        if set(metrics) != {"num-examples", "train-loss"}:
+        if metrics.keys() != {"num-examples", "train-loss"}:
             raise FedqError("FQ302", f"metrics {sorted(metrics)}, expected num-examples and train-loss")
         n, loss = metrics["num-examples"], metrics["train-loss"]
         if not isinstance(n, int) or not 0 < n < MOST_EXAMPLES:
