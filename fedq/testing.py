@@ -128,8 +128,8 @@ def _check_rows(c: PackedCodec) -> None:
     x_K, keys = np.stack([_values(c, (7, 11), k) for k in range(3)]), [key(0, "rows", k) for k in range(3)]
     each = [c.encode(x, key=k) for x, k in zip(x_K, keys, strict=True)]
     many = c.encode_rows(x_K, keys)
-    same = [(p.data, p.shape, p.stype, p.dtype) == (q.data, q.shape, q.stype, q.dtype) for p, q in zip(each, many)]
-    assert all(same) and len(many) == 3, f"{c.name}: rows packed together are not the bytes of each alone"
+    fields = [[(p.data, tuple(p.shape), p.stype, p.dtype) for p in payloads] for payloads in (each, many)]
+    assert fields[0] == fields[1], f"{c.name}: rows packed together are not the bytes of each alone"
 
 
 def _check_refusals(c: PackedCodec) -> None:

@@ -94,7 +94,7 @@ class OwnAttack(Attack, ABC):
 
 
 class OmniscientAttack(Attack, ABC):
-    """Does not train; sees every honest reply of the round."""
+    """Trains like everybody, sends something else, and sees every honest reply of the round before it does."""
 
     @abstractmethod
     def forge(self, seen: Seen, attackers: int) -> Arrays:

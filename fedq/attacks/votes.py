@@ -7,10 +7,10 @@ import numpy as np
 from flwr.app import Array
 
 from fedq.attacks.base import F32, OmniscientAttack, OwnAttack, Seen, Wire
-from fedq.kernels.plurality import Rows, agreement, likeliest, plurality, rows_of, unpacked
+from fedq.kernels.plurality import Rows, agreement, likeliest, planes, plurality, rows_of, unpacked
 from fedq.kernels.records import Arrays
+from fedq.strategies.reputation import MARGIN
 
-MARGIN = 0.02  # what the weighting `plausible` allows in any case
 LEAST_SETTLED = 0.3  # of the weights; 30 % fool a reference made of all votes
 
 
@@ -77,7 +77,7 @@ class Stall(OwnAttack):
 
     def forge(self, own: Arrays, start: Arrays, wire: Wire, random: np.random.Generator) -> Arrays:
         """The most likely symbol of each weight of `start`."""
-        return _each(start, lambda m: unpacked(likeliest(m, _planes(wire)), m.size).reshape(m.shape))
+        return _each(start, lambda m: unpacked(likeliest(m, planes(wire.codec)), m.size).reshape(m.shape))
 
 
 def _plurality(seen: Seen) -> Arrays:
@@ -91,7 +91,7 @@ def _plurality(seen: Seen) -> Arrays:
 
 
 def _model(seen: Seen) -> Arrays:
-    return _each(seen.start, lambda m: unpacked(likeliest(m, _planes(seen.wire)), m.size).reshape(m.shape))
+    return _each(seen.start, lambda m: unpacked(likeliest(m, planes(seen.wire.codec)), m.size).reshape(m.shape))
 
 
 def _turned(seen: Seen, share: float) -> Arrays:
@@ -123,17 +123,13 @@ def _nearest(seen: Seen) -> list[float]:
 
 
 def _agreement(seen: Seen, sent: Mapping[str, Array]) -> float:
-    codec, planes = seen.wire.codec, _planes(seen.wire)
-    same = sum(agreement(rows_of(codec, sent[n]), likeliest(m, planes), m.size) for n, m in seen.start.items())
+    codec = seen.wire.codec
+    same = sum(agreement(rows_of(codec, sent[n]), likeliest(m, planes(codec)), m.size) for n, m in seen.start.items())
     return same / sum(m.size for m in seen.start.values())
 
 
 def _mean_equal(a: Arrays, b: Arrays) -> float:
     return sum(int((a[n] == b[n]).sum()) for n in a) / sum(x.size for x in a.values())
-
-
-def _planes(wire: Wire) -> int:
-    return 2 if wire.codec.name.startswith("ternary") else 1
 
 
 def _each(arrays: Arrays, f: Callable[[F32], F32]) -> Arrays:

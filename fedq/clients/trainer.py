@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedq.clients.local import Batches, LocalAlgorithm, Remembering, TrainOptions
 from fedq.clients.shards import Shards
@@ -26,7 +25,7 @@ from fedq.data import Examples
 from fedq.errors import FedqError
 from fedq.kernels import active as kernels
 from fedq.kernels.records import Arrays
-from fedq.models.network import Blueprint, Flat, Network
+from fedq.models.network import Blueprint, Network
 from fedq.models.stacked import Stacked, stackable
 
 Sends = Literal["weights", "updates", "gradient"]
@@ -192,13 +191,13 @@ class _Cohort:
     """What K clients made of a round: arrays [K, ...] by name, and a value for each client."""
 
     arrays: Arrays
-    loss_K: list[float]
-    examples_K: list[int]
-    memory_K: list[dict[str, NDArray[np.float32]]]
+    loss: list[float]
+    examples: list[int]
+    memory: list[dict[str, NDArray[np.float32]]]
 
     def of(self, k: int, packed: ArrayRecord | None = None) -> Trained:
         """What client k made of it, or the error that it raises."""
         own = {} if packed is not None else {name: np.ascontiguousarray(x_K[k]) for name, x_K in self.arrays.items()}
-        if not (isfinite(self.loss_K[k]) and all(isfinite(kernels.largest(x.reshape(-1))) for x in own.values())):
+        if not (isfinite(self.loss[k]) and all(isfinite(kernels.largest(x.reshape(-1))) for x in own.values())):
             raise FedqError("FQ301", "training diverged to NaN or infinity; lower --lr")
-        return Trained(own, self.examples_K[k], self.loss_K[k], self.memory_K[k], packed)
+        return Trained(own, self.examples[k], self.loss[k], self.memory[k], packed)

@@ -24,6 +24,11 @@ def votes(codec: PackedCodec) -> bool:
     return isinstance(codec, Binary | Sign | Planes)
 
 
+def planes(codec: PackedCodec) -> int:
+    """The bit planes of a payload of votes: 1 for two symbols, 2 for three."""
+    return 2 if isinstance(codec, Planes) else 1
+
+
 def rows_of(codec: PackedCodec, payload: Array) -> Rows:
     """The bit planes of a payload of votes; FedqError FQ302 if it is malformed."""
     assert isinstance(codec, Binary | Sign | Planes)
@@ -41,10 +46,10 @@ def plurality(rows_K: Sequence[Rows], d: int) -> Rows:
     return _packed(symbol > 0), _packed(symbol < 0)
 
 
-def likeliest(m: F32, planes: int) -> Rows:
+def likeliest(m: F32, n_planes: int) -> Rows:
     """The most likely symbol of each soft vote in [-1, 1] (F12): its sign, 0 to -1; of three: 0 up to 1/2."""
     m = m.reshape(-1)
-    return (_packed(m > 0),) if planes == 1 else (_packed(m > 0.5), _packed(m < -0.5))
+    return (_packed(m > 0),) if n_planes == 1 else (_packed(m > 0.5), _packed(m < -0.5))
 
 
 def agreement(a: Rows, b: Rows, d: int) -> int:

@@ -1,6 +1,7 @@
 """Any values through a codec for [-1, 1]: one float32 scale in front of the packed bytes."""
 
 from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from typing import final
 
 import numpy as np
@@ -8,6 +9,8 @@ from flwr.app import Array
 
 from fedq.kernels.codec import F32, LARGEST, Accumulator, PackedCodec
 from fedq.rng import Key
+
+TINY = np.finfo(np.float32).tiny  # a scale so small is none
 
 
 class WithScale(PackedCodec):
@@ -43,10 +46,6 @@ class WithScale(PackedCodec):
         inner = Array(payload.dtype, payload.shape, self._inner.stype, payload.data[4:])
         return self._scale(payload.data), inner
 
-    def _packed(self, x: F32, scale: np.float32, key: Key) -> bytes:
-        unit = np.clip(x / scale, -1, 1) if scale > np.finfo(np.float32).tiny else np.zeros_like(x)
-        return np.array(scale, "<f4").tobytes() + self._inner.pack(unit, key)
-
     def _scale(self, data: bytes) -> np.float32:
         scale = np.frombuffer(data, "<f4", 1)[0]
         if not 0 <= scale <= LARGEST:
@@ -67,9 +66,17 @@ class Scaled(WithScale):
 
     def pack(self, x: F32, key: Key) -> bytes:
         """The scale, then the inner bytes."""
-        magnitude = np.abs(x)
-        largest = magnitude.max(initial=0) if self.unbiased or not x.size else magnitude.mean()
-        return self._packed(x, np.float32(largest), key)
+        (packed,) = self.pack_rows(x[None], [key])
+        return packed
+
+    def pack_rows(self, x_KD: F32, keys: Sequence[Key]) -> Iterable[bytes]:
+        """All rows at once."""
+        magnitude_KD = np.abs(x_KD)
+        scale_K = magnitude_KD.max(1, initial=0) if self.unbiased or not x_KD.size else magnitude_KD.mean(1)
+        some = np.maximum(scale_K, TINY)[:, None]
+        unit_KD = np.where(some > TINY, np.clip(x_KD / some, -1, 1), np.float32(0))
+        rows = zip(scale_K.astype("<f4", copy=False), self._inner.pack_rows(unit_KD, keys), strict=True)
+        return (scale.tobytes() + packed for scale, packed in rows)
 
 
 @final

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fedq.errors import FedqError
 from fedq.kernels import records
-from fedq.kernels.plurality import Rows, votes
+from fedq.kernels.plurality import Rows, planes, votes
 from fedq.kernels.records import Arrays
 from fedq.options import Options
 from fedq.rng import rng
@@ -143,7 +143,7 @@ class FedVote(PackedStrategy):
 
     def deployed(self, arrays: Arrays) -> Arrays:
         """The most likely symbol of each weight (F12): its sign, with 0 to -1; ternary ones are 0 up to 1/2."""
-        if self.codec.name.startswith("ternary"):
+        if planes(self.codec) == 2:
             return {n: np.sign(m) * (np.abs(m) > 0.5) for n, m in arrays.items()}
         return {n: np.where(m > 0, np.float32(1), np.float32(-1)) for n, m in arrays.items()}
 

@@ -13,7 +13,7 @@ from flwr.app import Array
 from numpy.typing import NDArray
 
 from fedq.kernels import PackedCodec
-from fedq.kernels.plurality import Rows, agreement, likeliest, plurality, rows_of
+from fedq.kernels.plurality import Rows, agreement, likeliest, planes, plurality, rows_of
 from fedq.kernels.records import Arrays
 
 F64 = NDArray[np.float64]
@@ -75,8 +75,7 @@ def ballot(codec: PackedCodec, sent: Mapping[str, Array], order: Iterable[str]) 
 
 def model_ballot(codec: PackedCodec, model: Arrays) -> Rows:
     """How a model of soft votes would vote itself (F12)."""
-    planes = 2 if codec.name.startswith("ternary") else 1
-    return _joined([likeliest(m, planes) for m in model.values()])
+    return _joined([likeliest(m, planes(codec)) for m in model.values()])
 
 
 def plurality_ballot(ballots: Sequence[Rows]) -> Rows:
@@ -106,4 +105,4 @@ def _near_median(x: F64) -> NDArray[np.bool_]:
 
 
 def _joined(rows: Sequence[Rows]) -> Rows:
-    return tuple(np.concatenate(planes) for planes in zip(*rows, strict=True))
+    return tuple(np.concatenate(plane) for plane in zip(*rows, strict=True))
