@@ -12,23 +12,24 @@ from typing import Any, TypeVar
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 SIMULATED_RUN = 1
+NODE_UNAVAILABLE: int = ErrorCode.NODE_UNAVAILABLE
 Filled = TypeVar("Filled", ArrayRecord, MetricRecord, RecordDict)
 
 
 def simulated_run() -> Run:
-    """Run information for a grid without a SuperLink; also lets this process build messages."""
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = (
-        SIMULATED_RUN,
-        SUPERLINK_NODE_ID,
-        1,
-    )
+    """Run information for a grid without a SuperLink; also lets this process build messages.
+
+    A process that Flower started for a task keeps the identity that it was given.
+    """
+    if TaskIdentity._run_id is None:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = SIMULATED_RUN, SUPERLINK_NODE_ID, 1
     return Run.create_empty(SIMULATED_RUN)
 
 
@@ -76,7 +77,36 @@ def quiet() -> None:
     logger.propagate = True
 
 
+def traffic(grid: Any) -> tuple[int, int] | None:
+    """Bytes that the SuperLink of a deployed run's grid has counted so far, from sites and to them.
+
+    They are the serialised requests and answers that carry a message or a part of one; HTTP and TLS around them are not
+    in it, nor are heartbeats. None where there is no SuperLink that counts.
+    """
+    if not hasattr(grid, "_runtime_client"):
+        return None
+    from flwr.proto.control_pb2 import ListRunsRequest
+    from flwr.supercore.control import ControlHttpClient
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+
+    client = ControlHttpClient.from_server_address(
+        server_address=grid._addr,
+        insecure=grid._insecure,
+        root_certificates=grid._cert,
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-serverapp")],
+    )
+    try:
+        run_id = grid.run.run_id
+        found = client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
+        return int(found.bytes_recv), int(found.bytes_sent)
+    except Exception:  # a SuperLink that asks for accounts: there is no number
+        return None
+    finally:
+        client.close()
+
+
 __all__ = [
+    "NODE_UNAVAILABLE",
     "SIMULATED_RUN",
     "Run",
     "filled",
@@ -86,5 +116,6 @@ __all__ = [
     "set_message_id",
     "simulated_run",
     "to_bytes",
+    "traffic",
     "with_content",
 ]

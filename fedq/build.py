@@ -1,7 +1,7 @@
 """A config's parts: data, partitions, strategy, trainer and grid, checked to fit before the first round."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from os import cpu_count
@@ -9,6 +9,8 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from flwr.app import Message
+from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedq import _flower
@@ -28,6 +30,7 @@ from fedq.data.partition import label_shares, partition
 from fedq.data.proxy import hold_proxy
 from fedq.errors import FedqError
 from fedq.grids import LocalGrid
+from fedq.grids.local import Ahead
 from fedq.kernels import codec, records
 from fedq.kernels.records import Arrays
 from fedq.ledger import Ledger, MeteredGrid
@@ -51,9 +54,11 @@ class Simulation:
     drawn: Arrays
     trainer: Trainer
     workers: int
-    clients: LocalGrid
+    clients: Any  # LocalGrid, or what a deployment has in its place
     grid: MeteredGrid
     warnings: tuple[str, ...]
+    app: ClientApp
+    ahead: Ahead
 
     def score(self, weights: Arrays) -> tuple[float, float]:
         """Loss and accuracy on the test examples."""
@@ -68,6 +73,12 @@ class Simulation:
         self.strategy.restore(state["strategy"])
         self.clients.restore(state["clients"])
 
+    def as_in_cohort(self, message: Message, partition: int) -> AbstractContextManager[None]:
+        """Within it, `app` plays this message alone with the bits that it would have in its cohort in simulation."""
+        cohort, N = self.clients.cohort, self.config.top.clients
+        last = N % cohort == 1 and partition == N - 1  # where all take part, it is alone in its cohort
+        return nullcontext() if cohort == 1 or last else self.ahead([message], [partition])
+
     def rounds(self, arrays: Arrays, first: int, last: int) -> Iterator[RoundRecord]:
         """Play rounds `first ... last` from named global weights."""
         top = self.config.top
@@ -79,11 +90,14 @@ class Simulation:
             )
 
 
-def build(config: RunConfig) -> Simulation:
-    """Load the data, share it among clients, and make strategy, trainer and grid. FedqError if they do not fit."""
+def build(config: RunConfig, site: tuple[int, Dataset] | None = None) -> Simulation:
+    """Load the data, share it among clients, and make strategy, trainer and grid. FedqError if they do not fit.
+
+    With `site`, a partition and its data, the parts are for that client alone.
+    """
     _flower.quiet()
     with blaming(config.origins):
-        top, o, ground = config.top, config.client.options, _Ground(config)
+        top, o, ground = config.top, config.client.options, _Ground(config, site)
         population = Population(top.seed, top.clients, top.per_round, ground.labels)
         coming = participation(config.participation.name)(population, config.participation.options)
         who = attackers(top.attack, top.clients, top.seed) if top.attack else None
@@ -97,7 +111,8 @@ def build(config: RunConfig) -> Simulation:
             check_fit(who, wire, config.strategy.name)
         feedback = _check_feedback(config, server) if top.error_feedback else ()
         (data, own), held = ground.data, ground.held
-        coming.probabilities()  # rates above 1 are told now
+        if site is None:
+            coming.probabilities()  # rates above 1 are told now
         inputs, blueprint = ground.inputs, ground.blueprint
         warned = (*_check_norms(config, blueprint), *_check_proxy(config, own), *feedback)
         drawn = blueprint.initial_weights()
@@ -114,7 +129,7 @@ def build(config: RunConfig) -> Simulation:
     ahead = train_ahead(trainer, None if between or top.error_feedback else server.codec, top.seed)
     clients = LocalGrid(app, top.clients, workers=workers, cohort=cohort, ahead=ahead, stop=trainer.stop)
     grid = MeteredGrid(attacked(clients, who, wire), Ledger())
-    return Simulation(config, data, server, initial, drawn, trainer, workers, clients, grid, warned)
+    return Simulation(config, data, server, initial, drawn, trainer, workers, clients, grid, warned, app, ahead)
 
 
 def _cohort(weights: int, batch: int) -> int:
@@ -129,13 +144,15 @@ def _cohort(weights: int, batch: int) -> int:
 class _Ground:
     """What a config's parts stand on, each made when it is first wanted: wrong settings are told before data load."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
+    def __init__(self, config: RunConfig, site: tuple[int, Dataset] | None) -> None:
+        self._config, self._site = config, site
 
     @cached_property
     def data(self) -> tuple[Dataset, Examples | None]:
         """The data without what the server holds of them, and that, if the strategy wants a proxy set."""
         top, o = self._config.top, self._config.strategy.options
+        if self._site:
+            return self._site[1], None
         data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
         held = isinstance(o, ProxyOptions)
         return hold_proxy(data, o.proxy, o.proxy_per_class, top.seed) if held else (data, None)
@@ -144,6 +161,9 @@ class _Ground:
     def held(self) -> list[NDArray[np.int64]]:
         """Each client's examples, as indices."""
         top = self._config.top
+        if self._site:
+            own = np.arange(len(self.data[0].train))
+            return [own if k == self._site[0] else own[:0] for k in range(top.clients)]
         return partition(self.data[0].train.y, top.data.partition, top.clients, top.seed)
 
     def labels(self) -> NDArray[np.float64]:

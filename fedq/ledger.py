@@ -1,7 +1,7 @@
 """Counts the bytes of every message, both ways: the lengths of the payloads that were really sent, nothing computed."""
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import final
 
 from flwr.app import ArrayRecord, Message, RecordDict
@@ -46,10 +46,24 @@ class Ledger:
 
 @final
 class MeteredGrid(Grid):
-    """Any grid, with every message entered in a ledger as it passes."""
+    """Any grid, with every message entered in a ledger as it passes.
 
-    def __init__(self, grid: Grid, ledger: Ledger) -> None:
-        self._grid, self.ledger = grid, ledger
+    `wire` tells the bytes up and down that the transport has counted so far, where there is one that counts.
+    """
+
+    def __init__(self, grid: Grid, ledger: Ledger, wire: Callable[[], tuple[int, int] | None] = lambda: None) -> None:
+        self._grid, self.ledger, self._wire = grid, ledger, wire
+        self._before: tuple[int, int] | None = None
+
+    def begin(self) -> None:
+        """Count from here on."""
+        self.ledger.clear()
+        self._before = self._wire()
+
+    def wire(self) -> tuple[int | None, int | None]:
+        """Bytes up and down on the wire since `begin`."""
+        now = self._wire() if self._before else None
+        return (now[0] - self._before[0], now[1] - self._before[1]) if now and self._before else (None, None)
 
     @property
     def run(self) -> Run:

@@ -87,7 +87,7 @@ def rounds(
     """
     for round_ in range(first, last + 1):
         started = perf_counter()
-        grid.ledger.clear()
+        grid.begin()
         tally = _Tally(round_)
         if asked := list(strategy.configure_query(round_, arrays, ConfigRecord(), grid)):
             tally.allowed = tolerate * len(asked)
@@ -102,6 +102,7 @@ def rounds(
             raise FedqError("FQ304", f"no reply could be used in round {round_}", hint=f"the last: {tally.why}")
         arrays = arrays if mean is None else mean
         up, down = grid.ledger.totals("query", "train")
+        wire_up, wire_down = grid.wire()
         due = round_ % evaluation.every == 0 or round_ == last
         yield RoundRecord(
             round=round_,
@@ -109,8 +110,8 @@ def rounds(
             train_loss=float(metrics["train-loss"]) if metrics else None,  # type: ignore[arg-type]
             up_bytes=up,
             down_bytes=down,
-            wire_up_bytes=None,
-            wire_down_bytes=None,
+            wire_up_bytes=wire_up,
+            wire_down_bytes=wire_down,
             clients=tally.clients,
             failed=tally.failed,
             rejected=tally.rejected,

@@ -10,6 +10,7 @@ import fedq
 from fedq.cli.bench import bench
 from fedq.cli.compare import compare
 from fedq.cli.demo import demo
+from fedq.cli.deploy import deploy
 from fedq.cli.doctor import doctor
 from fedq.cli.resume import resume
 from fedq.cli.show import show
@@ -58,3 +59,4 @@ def _stoppable(command: Callable[..., Any]) -> Callable[..., Any]:
 for command in (simulate, resume, compare, show, doctor, demo):
     app.command()(_stoppable(command))
 app.add_typer(bench, name="bench")
+app.add_typer(deploy, name="deploy")

@@ -103,7 +103,7 @@ class Trainer:
         pack: Pack | None = None,
     ) -> Iterator[None]:
         """Train clients together; within the context `ready` has what each made of the round, by `pack` if given."""
-        cohort = self._trained(weights, round_, partitions, told)
+        cohort = self._trained(weights, round_, partitions, told, stacked=True)
         packed: Sequence[ArrayRecord | None] = [None] * len(partitions)
         if pack:
             with suppress(FedqError):  # what one sends cannot be packed: it says so itself, and the others go on
@@ -133,11 +133,13 @@ class Trainer:
         partitions: Sequence[int],
         told: Mapping[str, Any],
         memory: Arrays | None = None,
+        *,
+        stacked: bool = False,
     ) -> "_Cohort":
         options = self._options.at(round_, told)
         algorithm = self._algorithm if options is self._options else type(self._algorithm)(options)
         batches = self._unless_stopped(self._shards.batches(partitions, options, round_))
-        with self._network(weights, alone=len(partitions) == 1) as network:
+        with self._network(weights, alone=not stacked) as network:
             start_D = network.flatten(weights)
             start_KD, kept_K = start_D.expand(len(partitions), -1), [dict[str, NDArray[np.float32]]()] * len(partitions)
             network.rekey_(self._shards.seed, round_, partitions[0])
@@ -156,6 +158,10 @@ class Trainer:
             if self.stop.is_set():
                 raise Abandoned
             yield batch
+
+    def examples(self, partition: int) -> int:
+        """How many examples `partition` trains on."""
+        return self._shards.examples(partition)
 
     def evaluate(self, weights: Arrays, partition: int) -> tuple[float, float, int]:
         """Loss, accuracy and number of the examples that `partition` keeps for evaluation."""

@@ -41,6 +41,7 @@ class Dataset:
     classes: int
     source: tuple[Examples, ...] = ()  # what both were taken from, if that is not themselves
     white: int = 255  # the byte of full brightness
+    scale_by: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None  # another data set's moments
 
     def __post_init__(self) -> None:
         if not (len(self.train) and len(self.test)):
@@ -60,11 +61,17 @@ class Dataset:
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
+        return tuple(torch.tensor(m, dtype=torch.float32).view(-1, 1, 1) for m in self.moments)  # type: ignore[return-value]
+
+    @cached_property
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of each channel's bytes over the training examples, [C] each."""
+        if self.scale_by is not None:
+            return self.scale_by
         counts = np.stack([np.bincount(self.train.x[:, c].ravel(), minlength=256) for c in range(self.shape[0])])
         values, total = np.arange(256), counts.sum(1)
         mean = counts @ values / total
-        std = np.sqrt(np.maximum(counts @ values**2 / total - mean**2, 1e-12))
-        return tuple(torch.tensor(m, dtype=torch.float32).view(-1, 1, 1) for m in (mean, std))  # type: ignore[return-value]
+        return mean, np.sqrt(np.maximum(counts @ values**2 / total - mean**2, 1e-12))
 
     def tensors(self, examples: Examples, scale: Scale = "standard") -> tuple[Tensor, Tensor]:
         """Inputs [N, C, H, W] float32 and labels [N].

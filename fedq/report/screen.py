@@ -26,6 +26,8 @@ def line(metrics: Mapping[str, Any], rounds: int, *, deployed: bool) -> str:
         "loss": f"{share(metrics['loss']):<6}",
         "up": f"{metrics['up_bytes']:<9}",
         "down": f"{metrics['down_bytes']:<9}",
+        **({"wire_up": metrics["wire_up_bytes"]} if metrics["wire_up_bytes"] is not None else {}),
+        **({"wire_down": metrics["wire_down_bytes"]} if metrics["wire_down_bytes"] is not None else {}),
         "clients": f"{metrics['clients']}",
         **({"failed": metrics["failed"]} if metrics["failed"] else {}),
         **({"rejected": metrics["rejected"]} if metrics["rejected"] else {}),
@@ -35,7 +37,7 @@ def line(metrics: Mapping[str, Any], rounds: int, *, deployed: bool) -> str:
     return "  ".join(f"{k}={v}" for k, v in fields.items())
 
 
-def plan(simulation: Any, where: str = "") -> str:
+def plan(simulation: Any, where: str = "", *, workers: str = "") -> str:
     """What a run is going to do and send; sizes here are expected, those of results are measured."""
     config, top = simulation.config, simulation.config.top
     o, shapes = config.client.options, {n: x.shape for n, x in simulation.initial.items()}
@@ -65,7 +67,8 @@ def plan(simulation: Any, where: str = "") -> str:
         + (f", float32 would be {size(4 * sent)}" if up < 4 * sent else ""),
         "downlink": f"{most_down}{size(down)} a client ({top.downlink})",
         "total": f"{all_up}{size(up * total)} up and {all_down}{size(down * total)} down in {top.rounds} round{many}",
-        "workers": f"{simulation.workers} thread{'s' if simulation.workers > 1 else ''} of this process"
+        "workers": workers
+        or f"{simulation.workers} thread{'s' if simulation.workers > 1 else ''} of this process"
         + (f", {simulation.clients.cohort} clients at a time" if simulation.clients.cohort > 1 else ""),
     }
     warned = [f"  warning: {text}" for text in simulation.warnings]

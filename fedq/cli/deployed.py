@@ -1,0 +1,75 @@
+"""A deployed run on the screen."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedq.deploy.layout import Deployment
+from fedq.errors import EXIT_DONE, EXIT_INTERRUPTED, FedqError
+
+TOLERATE = 0.5  # the share of sites that may fail in a round, where the config says nothing
+
+
+class _Line:
+    """A line of metrics.jsonl, as the screen takes it."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def metrics(self) -> Mapping[str, Any]:
+        return self._values
+
+
+def run_on_screen(
+    of: Deployment, config: Path, out: Path, sets: list[str], *, waits: dict[str, float], as_json: bool, quiet: bool
+) -> int:
+    """Begin or go on with a run, and show it until it ends; returns the exit status."""
+    from fedq.deploy.supervise import cancel, follow
+    from fedq.report.screen import Screen, outcome, plan
+    from fedq.runs import open_run
+    from fedq.simulation import begin, reopen
+
+    again = (config / "run.toml").is_file()
+    if again and sets:
+        raise FedqError("FQ106", "a run goes on as it was begun", where=f"--set {sets[0]}", hint="leave --set out")
+    run, simulation = reopen(config) if again else begin(_config(of, config, sets), out)
+    run.release()
+    with Screen(simulation, json=as_json, quiet=quiet) as screen:
+        screen.say(plan(simulation, str(run.path), workers=f"{len(of.sites)} sites of {of.address}"))
+        try:
+            for line in follow(of, run.path, **waits, say=screen.say):
+                screen.show(_Line(line))
+        except KeyboardInterrupt:
+            cancel(of, open_run(run.path))
+            screen.say(f"stopped; the rounds before are saved\ngo on: fedq deploy run {run.path} --dir {of.folder}")
+            return EXIT_INTERRUPTED
+        totals, lines = run.totals(), run.records()
+        best = max(((m["accuracy"], m["round"]) for m in lines if m["accuracy"] is not None), default=None)
+        screen.say(outcome(totals, best))
+        screen.say(f"  {run.path}/   run.toml  metrics.jsonl  model.safetensors")
+    if as_json:
+        print(json.dumps(totals))
+    return EXIT_DONE
+
+
+def _config(of: Deployment, file: Path, sets: list[str]) -> Any:
+    """The config, for as many clients as there are sites."""
+    from fedq.config import resolve
+    from fedq.deploy.server import check
+    from fedq.settings import Setting, parse_set, read_toml
+
+    settings = {**read_toml(file), **parse_set(sets)}
+    clients = settings.setdefault("clients", Setting(len(of.sites), f"{len(of.sites)} sites"))
+    settings.setdefault("tolerate", Setting(TOLERATE, "fedq deploy run"))
+    if clients.value != len(of.sites):
+        raise FedqError(
+            "FQ105",
+            f"{clients.value} clients, but the deployment has {len(of.sites)} sites",
+            where=clients.where,
+            from_file=clients.from_file,
+            hint=f"--set clients={len(of.sites)}, or leave it out",
+        )
+    config = resolve(settings)
+    check(config)
+    return config

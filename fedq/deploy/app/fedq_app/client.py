@@ -1,0 +1,5 @@
+"""A client."""
+
+from fedq.deploy.site import app
+
+__all__ = ["app"]

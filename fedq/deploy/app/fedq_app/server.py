@@ -1,0 +1,5 @@
+"""The server."""
+
+from fedq.deploy.server import app
+
+__all__ = ["app"]

@@ -1,0 +1,126 @@
+"""The folder of a deployment, at the server and at each site, and what its two small files say.
+
+deploy/                 at the server
+deploy.toml           host, port, sites in the order of their partitions
+ca.key                signs server certificates: keep it offline
+ca.crt server.pem server.key
+.flwr/config.toml     Flower's own home: the connection `lab`
+app/                  the Flower App that `flwr run` sends
+compose.yaml systemd/ start.sh
+site-0/               give each site its folder, by a safe channel
+site.toml           name, partition, the server's address, where the data are
+key key.pub ca.crt start.sh
+"""
+
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+from fedq.errors import FedqError
+
+CONNECTION = "lab"  # the name of the SuperLink in Flower's own configuration
+
+
+@final
+@dataclass(frozen=True)
+class Deployment:
+    """deploy.toml, and the folder it stands in."""
+
+    folder: Path
+    host: str
+    port: int
+    sites: tuple[str, ...]
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Deployment":
+        """The deployment in a folder. FedqError FQ207 if there is none."""
+        found = _read(Path(folder) / "deploy.toml", "a deployment", "fedq deploy init --host HOST --clients N")
+        made: Deployment = _made(cls, folder, {**found, "sites": tuple(found.get("sites", ()))})
+        return made
+
+    def write(self) -> None:
+        """Write deploy.toml."""
+        _write(self.folder / "deploy.toml", asdict(self))
+
+    @property
+    def address(self) -> str:
+        """host:port."""
+        return _address(self.host, self.port)
+
+    @property
+    def home(self) -> Path:
+        """Flower's own home."""
+        return self.folder / ".flwr"
+
+    def site(self, name: str) -> Path:
+        """A site's folder, as `init` made it."""
+        return self.folder / name
+
+
+@final
+@dataclass(frozen=True)
+class Site:
+    """site.toml, and the folder it stands in."""
+
+    folder: Path
+    name: str
+    partition: int
+    partitions: int
+    host: str
+    port: int
+    runtime_port: int
+    data_dir: str = ""
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Site":
+        """The site in a folder. FedqError FQ207 if there is none."""
+        hint = "give the folder that `fedq deploy init` made for the site: --dir site-0"
+        made: Site = _made(cls, folder, _read(Path(folder) / "site.toml", "a site", hint))
+        return made
+
+    def write(self) -> None:
+        """Write site.toml."""
+        _write(self.folder / "site.toml", asdict(self))
+
+    @property
+    def address(self) -> str:
+        """host:port of the server."""
+        return _address(self.host, self.port)
+
+    @property
+    def home(self) -> Path:
+        """Flower's own home."""
+        return self.folder / ".flwr"
+
+
+def _read(file: Path, what: str, hint: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FedqError(
+            "FQ207", f"`{file.parent}` is not {what}: it has no {file.name}", where=f"--dir {file.parent}", hint=hint
+        ) from None
+    except (OSError, ValueError) as error:
+        raise FedqError("FQ207", f"{file.name} cannot be read: {error}", where=str(file), hint=hint) from error
+
+
+def _made(kind: type[Any], folder: str | Path, values: dict[str, Any]) -> Any:
+    try:
+        return kind(folder=Path(folder).resolve(), **values)
+    except TypeError as error:
+        name = "deploy.toml" if kind is Deployment else "site.toml"
+        raise FedqError(
+            "FQ207", f"{name} has missing or unknown keys: {error}", where=str(folder), hint="fedq deploy init"
+        ) from error
+
+
+def _write(file: Path, values: dict[str, Any]) -> None:
+    import tomli_w
+
+    del values["folder"]
+    file.write_text(tomli_w.dumps(values), encoding="utf-8")
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,96 @@
+"""What a client remembers between messages, in its site's folder: written whole or not at all, one file a message.
+
+    site-0/state/RUN/told.json             what the server said of the run
+    site-0/state/RUN/x.npy y.npy           the client's examples, ready to train on
+    site-0/state/RUN/000007.1.train.bin    Context.state after the train message of round 7
+
+A message finds the state after the last one before it, in the order of rounds and of what happens in a round. Files
+after it belong to a past that is being played again, and are dropped.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self, final
+
+import numpy as np
+from flwr.app import Context, RecordDict
+
+from fedq._flower import from_bytes, to_bytes
+from fedq.data import Examples
+from fedq.errors import FedqError
+
+ORDER = {"query": 0, "train": 1, "evaluate": 2}
+KEPT_FILES, KEPT_RUNS = 8, 2  # a server's checkpoint may be some rounds old
+
+
+@final
+@dataclass(frozen=True)
+class Memory:
+    """The memory of one client in one run."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, context: Context) -> Self | None:
+        """The memory that a deployed client has; None for one that Flower simulates."""
+        site = str(context.node_config.get("fedq-site", ""))
+        if not site:
+            return None
+        run = re.sub(r"[^\w.-]", "_", str(context.run_config["fedq-id"])) or str(context.run_id)
+        return cls(Path(site) / "state" / run)
+
+    def before(self, round_: int, kind: str) -> RecordDict:
+        """The state before a message; nothing in a client's first round."""
+        files = [file for place, file in self._files() if place < (round_, ORDER[kind])]
+        return from_bytes(files[-1].read_bytes()) if files else RecordDict()
+
+    def keep(self, round_: int, kind: str, state: RecordDict) -> None:
+        """Keep the state after a message."""
+        place = (round_, ORDER[kind])
+        for old, file in self._files():
+            if old > place:
+                file.unlink()
+        if state or self._files():
+            self._write(f"{round_:06}.{ORDER[kind]}.{kind}.bin", to_bytes(state))
+        for _, file in self._files()[:-KEPT_FILES]:
+            file.unlink()
+
+    def note(self, told: Mapping[str, Any], own: Examples) -> None:
+        """Keep what the server said of the run, and the client's examples; runs long gone are forgotten."""
+        for name, array in (("x.npy", own.x), ("y.npy", own.y)):
+            content = BytesIO()
+            np.save(content, array)
+            self._write(name, content.getvalue())
+        self._write("told.json", json.dumps(dict(told)).encode())
+        runs = sorted((f for f in self.folder.parent.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
+        for old in runs[:-KEPT_RUNS]:
+            for file in old.iterdir():
+                file.unlink()
+            old.rmdir()
+
+    def noted(self) -> tuple[dict[str, Any], Examples]:
+        """What `note` kept. FedqError FQ207 if the server never said hello to this site."""
+        try:
+            told: dict[str, Any] = json.loads((self.folder / "told.json").read_text())
+            x, y = (np.load(self.folder / name, mmap_mode="r") for name in ("x.npy", "y.npy"))
+        except (OSError, ValueError) as error:
+            raise FedqError("FQ207", f"this site was told nothing of the run: {error}") from error
+        return told, Examples(x, y)
+
+    def _files(self) -> list[tuple[tuple[int, int], Path]]:
+        files = sorted(self.folder.glob("*.bin"))
+        return [((int(f.name.split(".")[0]), int(f.name.split(".")[1])), f) for f in files]
+
+    def _write(self, name: str, content: bytes) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = self.folder / f".{name}.tmp"
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.folder / name)

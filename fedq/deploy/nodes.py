@@ -1,0 +1,104 @@
+"""Sites as the server knows them: registering, who is online, and stopping what was started."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from fedq.deploy import lines
+from fedq.deploy.layout import Deployment
+from fedq.errors import FedqError
+
+ENDING = 20.0  # seconds that a process is given to end
+
+
+def register_all(of: Deployment) -> Iterator[tuple[str, list[str]]]:
+    """Register every site whose key the server does not know; yields each site, and the line or nothing."""
+    known = _known(of)
+    online = {node["node-id"] for node in lines.asked(lines.nodes(), of.home).get("nodes", [])}
+    for site in of.sites:
+        if known.get(site) in online:
+            yield site, []
+            continue
+        line = lines.register(of, site)
+        known[site] = str(lines.asked(line, of.home)["node-id"])
+        (of.folder / "nodes.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        yield site, line
+
+
+def overview(of: Deployment) -> dict[str, list[dict[str, str]]]:
+    """Sites and runs, as the server has them."""
+    found = {node["node-id"]: node for node in lines.asked(lines.nodes(), of.home).get("nodes", [])}
+    known = _known(of)
+    sites = [{"site": site, **_seen(found.get(known.get(site, "")))} for site in of.sites]
+    runs = [
+        {
+            "flower run": str(run["run-id"]),
+            "status": str(run["status"]),
+            "wire up": str(run["network-traffic"]["inbound-bytes"]),
+            "wire down": str(run["network-traffic"]["outbound-bytes"]),
+        }
+        for run in lines.asked(lines.runs(), of.home).get("runs", [])
+    ]
+    return {"sites": sites, "runs": runs}
+
+
+def stop_all(folder: Path) -> Iterator[str]:
+    """Stop the runs of a deployment, and every server and client that was started from a folder of it."""
+    try:
+        of = Deployment.read(folder)
+        for run in lines.asked(lines.runs(), of.home).get("runs", []):
+            if not str(run["status"]).startswith("finished"):
+                line = lines.stop(int(run["run-id"]))
+                lines.asked(line, of.home)
+                yield lines.said(line)
+    except FedqError:
+        pass  # a site's folder, or a server that does not answer: its processes are stopped all the same
+    for mark in sorted([*folder.glob("*.pid"), *folder.glob("*/client.pid")], key=lambda m: m.name == "server.pid"):
+        process = running(mark)
+        if process:
+            _end(process)
+            yield f"stopped {mark.stem} {process} of {mark.parent}"
+        mark.unlink(missing_ok=True)
+
+
+def running(mark: Path) -> int | None:
+    """The process that a mark names, if it is one of Flower's and runs."""
+    try:
+        process = int(mark.read_text())
+        words = Path(f"/proc/{process}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return process if b"flower-super" in words else None
+
+
+def _end(process: int) -> None:
+    os.kill(process, signal.SIGTERM)
+    end = monotonic() + ENDING
+    while monotonic() < end and _runs(process):
+        sleep(0.1)
+    if _runs(process):
+        os.kill(process, signal.SIGKILL)
+
+
+def _runs(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def _known(of: Deployment) -> dict[str, str]:
+    file = of.folder / "nodes.json"
+    found: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
+def _seen(node: dict[str, Any] | None) -> dict[str, str]:
+    if node is None:
+        return {"node": "-", "status": "not registered", "since": "-"}
+    since = node["online-at"] if node["status"] == "online" else node.get("offline-at")
+    return {"node": node["node-id"], "status": node["status"], "since": str(since or "-")}

@@ -1,0 +1,91 @@
+"""The server's half of the Flower App: the same round loop as in simulation, over Flower's own Grid."""
+
+import logging
+import tomllib
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedq._flower import traffic
+from fedq.attacks import parse as parse_attack
+from fedq.attacks.base import OmniscientAttack
+from fedq.build import Simulation
+from fedq.config import RunConfig, make_config
+from fedq.deploy.grid import DeployedGrid
+from fedq.errors import FedqError
+from fedq.ledger import Ledger, MeteredGrid
+from fedq.runs import Run
+from fedq.simulation import begin, play, reopen
+
+log = logging.getLogger("fedq")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Play a run: a new one from the TOML in `fedq-config`, or the one whose directory `fedq-run` names."""
+    told = context.run_config
+    names = tuple(str(told["fedq-sites"]).split()) or None
+    run, simulation = _opened(str(told["fedq-run"]), str(told["fedq-config"]), str(told["fedq-out"]))
+    try:
+        played = deployed(simulation, grid, names, timeout=float(told["fedq-timeout"]))
+        run.update(status="running", flower_run_id=str(context.run_id))
+        _wait(played, run, float(told["fedq-wait"]))
+    except BaseException as error:
+        run.update(status="failed", error=str(error))
+        run.release()
+        raise
+    for record in play(run, played):
+        log.info("round %d: %d clients, accuracy %s", record.round, record.clients, record.accuracy)
+
+
+def deployed(simulation: Simulation, grid: Grid, names: tuple[str, ...] | None, *, timeout: float) -> Simulation:
+    """The same parts, with clients behind Flower's Grid instead of in this process."""
+    check(simulation.config)
+    data, version_ = simulation.data, version("fedq")
+    hello = {
+        "clients": simulation.config.top.clients,
+        "shape": list(data.shape),
+        "classes": data.classes,
+        "white": data.white,
+        "mean": data.moments[0].tolist(),
+        "std": data.moments[1].tolist(),
+        "fedq": version_,
+    }
+    clients = DeployedGrid(grid, simulation.config.top.clients, names, hello, timeout=timeout)
+    metered = MeteredGrid(clients, Ledger(), lambda: traffic(grid))
+    return replace(simulation, clients=clients, grid=metered)
+
+
+def check(config: RunConfig) -> None:
+    """FedqError FQ105 for what exists in simulation only."""
+    if config.top.attack and isinstance(parse_attack(config.top.attack)[1], OmniscientAttack):
+        name = config.top.attack.split(":")[0]
+        raise FedqError(
+            "FQ105",
+            f"`{name}` sees every client's reply, which exists in simulation only",
+            where=f"attack = {config.top.attack}",
+            hint="deployed clients can make: stall, sign_flip, random, gaussian, label_flip",
+        )
+
+
+def _opened(path: str, text: str, out: str) -> tuple[Run, Simulation]:
+    if path:
+        return reopen(path)
+    return begin(make_config(tomllib.loads(text)), out)
+
+
+def _wait(played: Simulation, run: Run, seconds: float) -> None:
+    """Wait for the sites, and note what each of them says of itself."""
+    grid: Any = played.clients
+    missing = grid.wait_for_sites(1 - played.config.top.tolerate, seconds)
+    for name in missing:
+        log.warning("%s is not there; the run goes on without it until it comes", name)
+    said = ("kernels", "fedq", "flwr", "examples", "own_data")
+    run.update(
+        deployed=True, sites={grid.name(k): {key: answer[key] for key in said} for k, answer in grid.sites.items()}
+    )

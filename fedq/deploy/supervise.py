@@ -1,0 +1,128 @@
+"""Follow a deployed run: submit it, show its lines, and submit it again where the server died under it.
+
+A killed SuperLink ends its Flower run, even with a database. The run directory outlives both: it holds every round that
+was accepted, so a new Flower run goes on from its last checkpoint.
+"""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from fedq.deploy import lines
+from fedq.deploy.layout import Deployment
+from fedq.errors import FedqError
+from fedq.runs import Run, open_run
+
+POLL = 0.5  # seconds between looks at the run directory
+LOOK = 10.0  # seconds without a line after which Flower is asked how its run is
+MOST_FRUITLESS = 3  # Flower runs in a row that end without a round
+
+
+def submit(of: Deployment, run: Run, *, timeout: float, wait: float) -> int:
+    """Start a Flower run that plays `run` from its last checkpoint; returns Flower's number of it."""
+    import tomli_w
+
+    identity = run.about.get("deploy_id") or secrets.token_hex(8)
+    told = {
+        "fedq-config": (run.path / "run.toml").read_text(encoding="utf-8"),
+        "fedq-run": str(run.path.resolve()),
+        "fedq-id": f"{run.path.name}-{identity}",
+        "fedq-sites": " ".join(of.sites),
+        "fedq-timeout": timeout,
+        "fedq-wait": wait,
+    }
+    settings = of.home / f"{run.path.name}.toml"
+    settings.write_text(tomli_w.dumps(told), encoding="utf-8")
+    run.update(status="submitted", deployed=True, deploy_id=identity)
+    return int(lines.asked(lines.run(of, settings), of.home)["run-id"])
+
+
+def follow(
+    of: Deployment, path: Path, *, timeout: float, wait: float, patience: float, say: Any
+) -> Iterator[dict[str, Any]]:
+    """Play a run on the deployment; yields the lines of its metrics.jsonl as they come.
+
+    FedqError as the server's round loop raised it, or FQ207 when `patience` seconds pass without a server, or Flower
+    runs end without a round.
+    """
+    run, fruitless = open_run(path), 0
+    shown = len(run.records())
+    while True:
+        before = shown
+        run_id = _submitted(of, run, timeout=timeout, wait=wait, patience=patience, say=say)
+        say(f"Flower run {run_id}")
+        ended = ""
+        while not ended:
+            ended = _ended(of, run, run_id)
+            for line in run.records()[shown:]:
+                shown += 1
+                yield line
+            sleep(0 if ended else POLL)
+        if ended == "done":
+            return
+        if ended == "failed":
+            raise _told(run)
+        fruitless = fruitless + 1 if shown == before else 0
+        if fruitless >= MOST_FRUITLESS:
+            raise FedqError("FQ207", f"{fruitless} Flower runs ended without a round: {ended}", where=str(path),
+                            hint=f"{lines.HINT}; then: fedq deploy run {path}")  # fmt: skip
+        say(f"the server lost the run after round {shown} ({ended}); going on from the last checkpoint")
+
+
+def _submitted(of: Deployment, run: Run, *, timeout: float, wait: float, patience: float, say: Any) -> int:
+    """Submit, and wait for a server that is away."""
+    end, told = monotonic() + patience, False
+    while True:
+        try:
+            return submit(of, run, timeout=timeout, wait=wait)
+        except FedqError as error:
+            if monotonic() > end:
+                raise
+            if not told:
+                say(f"waiting for the server: {error.message}")
+            told = True
+            sleep(2)
+
+
+def cancel(of: Deployment, run: Run) -> None:
+    """Stop the Flower run that plays `run`, and say so in its directory."""
+    run_id = run.about.get("flower_run_id")
+    if run_id:
+        with suppress(FedqError):
+            lines.asked(lines.stop(int(run_id)), of.home)
+    run.update(status="interrupted")
+
+
+_looked: dict[int, float] = {}
+
+
+def _ended(of: Deployment, run: Run, run_id: int) -> str:
+    """How a Flower run ended: done, failed (by the round loop), or what Flower says; nothing while it goes on."""
+    status = run.status
+    if status in ("done", "failed"):
+        return status
+    if status == "running":
+        return ""
+    if status == "killed":
+        return "its process is gone"
+    if monotonic() - _looked.setdefault(run_id, monotonic()) < LOOK:
+        return ""
+    _looked[run_id] = monotonic()
+    try:
+        found = lines.asked(lines.runs(run_id), of.home)["runs"][0]
+    except FedqError as error:
+        return error.message
+    ended = str(found["status"]).startswith("finished") and run.status == "submitted"
+    return f"{found['status']}: {found.get('status-details', '')}" if ended else ""
+
+
+def _told(run: Run) -> FedqError:
+    """The error that the round loop left in run.json."""
+    said = str(run.about.get("error", "no reason given"))
+    code = said[6:11] if said.startswith("error[FQ") else "FQ305"
+    first = said.split("\n", maxsplit=1)[0].split(": ", 1)[-1]
+    hint = f"more is in {run.path / 'log.txt'}; go on with: fedq deploy run {run.path}"
+    return FedqError(code, first, where=str(run.path), hint=hint)

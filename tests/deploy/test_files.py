@@ -1,0 +1,163 @@
+"""What `fedq deploy init` writes, and the lines that the commands become."""
+
+import json
+import ssl
+import stat
+import tomllib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+
+from fedq.deploy import lines
+from fedq.deploy.files import init
+from fedq.deploy.layout import Deployment, Site
+from fedq.errors import FedqError
+
+Fedq = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    return init(tmp_path_factory.mktemp("made") / "deploy", "fl.example.org", 3, port=8123, also=("10.1.2.3",))
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_private_keys_are_private(made: Deployment) -> None:
+    private = [made.folder / "ca.key", made.folder / "server.key", *(made.site(s) / "key" for s in made.sites)]
+    assert [mode(file) for file in private] == [0o600] * 5
+    assert [mode(folder) for folder in (made.folder, made.home, made.site("site-0"))] == [0o700] * 3
+    texts = {f: f.read_bytes() for f in made.folder.rglob("*") if f.is_file()}
+    assert {f for f, text in texts.items() if b"PRIVATE KEY" in text} == set(private)
+
+
+def test_certificate(made: Deployment) -> None:
+    """Signed by the CA, for every name and loopback, valid now and for two years."""
+    ca, server = (
+        x509.load_pem_x509_certificate((made.folder / name).read_bytes()) for name in ("ca.crt", "server.pem")
+    )
+    server.verify_directly_issued_by(ca)
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert set(names.get_values_for_type(x509.DNSName)) == {"fl.example.org", "localhost"}
+    assert {str(a) for a in names.get_values_for_type(x509.IPAddress)} == {"10.1.2.3", "127.0.0.1", "::1"}
+    now = datetime.now(UTC)
+    assert server.not_valid_before_utc < now < now + timedelta(days=700) < server.not_valid_after_utc
+    context = ssl.create_default_context(cafile=str(made.folder / "ca.crt"))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(made.folder / "server.pem", made.folder / "server.key")
+
+
+def test_node_keys_are_those_that_flower_takes(made: Deployment) -> None:
+    seen = set()
+    for name in made.sites:
+        private = load_ssh_private_key((made.site(name) / "key").read_bytes(), None)
+        public = load_ssh_public_key((made.site(name) / "key.pub").read_bytes())
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        assert isinstance(private.curve, ec.SECP384R1)
+        assert private.public_key() == public
+        seen.add(private.private_numbers().private_value)
+    assert len(seen) == 3
+
+
+def test_site_and_deployment_are_read_back(made: Deployment) -> None:
+    assert Deployment.read(made.folder) == made
+    site = Site.read(made.site("site-2"))
+    assert (site.name, site.partition, site.partitions, site.address) == ("site-2", 2, 3, "fl.example.org:8123")
+    assert [Site.read(made.site(s)).runtime_port for s in made.sites] == [9094, 9095, 9096]
+    connection = tomllib.loads((made.home / "config.toml").read_text())["superlink"]["lab"]
+    assert connection == {"address": made.address, "root-certificates": str(made.folder / "ca.crt")}
+
+
+def test_lines(made: Deployment) -> None:
+    """The lines that Flower is started with: TLS, node authentication, a database, nothing installed at run time."""
+    server = lines.superlink(made)
+    for flag in ("--enable-supernode-auth", "--disable-runtime-dependency-installation", "--database"):
+        assert flag in server
+    assert "--insecure" not in server
+    client = lines.supernode(Site.read(made.site("site-1")))
+    assert client[: client.index("--root-certificates")] == ["flower-supernode", "--superlink", "fl.example.org:8123"]
+    node = client[client.index("--node-config") + 1]
+    assert node == f"partition-id=1 num-partitions=3 fedq-site={json.dumps(str(made.site('site-1')))}"
+
+
+def test_environment_keeps_flower_at_home(made: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", "/elsewhere")
+    given = lines.environment(made.home)
+    assert given["FLWR_HOME"] == str(made.home)
+    assert given["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert given["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+
+
+def test_scripts_and_units(made: Deployment) -> None:
+    import yaml
+
+    assert mode(made.site("site-0") / "start.sh") == 0o755
+    units = {f.name for f in (made.folder / "systemd").iterdir()}
+    assert units == {"fedq-server.service", *(f"fedq-{s}.service" for s in made.sites)}
+    services = yaml.safe_load((made.folder / "compose.yaml").read_text())["services"]
+    assert set(services) == {"server", *made.sites}
+    assert services["site-1"]["volumes"] == ["./site-1:/site"]
+
+
+def test_the_app_is_thin_and_imports_the_installed_fedq(made: Deployment) -> None:
+    """A Flower App must not hold a package named fedq: it would hide the installed one, and its native kernels."""
+    files = {str(f.relative_to(made.folder / "app")) for f in (made.folder / "app").rglob("*") if f.is_file()}
+    assert files == {"pyproject.toml", *(f"fedq_app/{n}.py" for n in ("__init__", "server", "client"))}
+    app = tomllib.loads((made.folder / "app" / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert app["components"] == {"serverapp": "fedq_app.server:app", "clientapp": "fedq_app.client:app"}
+
+
+def test_keys_are_never_replaced(made: Deployment, fedq: Fedq) -> None:
+    before = (made.folder / "ca.key").read_bytes()
+    status, _, err = fedq("deploy", "init", "--host", "localhost", "--clients", "2", "--out", str(made.folder))
+    assert status == 4
+    assert "error[FQ207]" in err
+    assert (made.folder / "ca.key").read_bytes() == before
+
+
+def test_nothing_in_the_home(fedq: Fedq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    status, out, _ = fedq("deploy", "init", "--host", "localhost", "--clients", "2")
+    assert status == 0
+    assert "fedq deploy server --dir deploy" in out
+    assert not list((tmp_path / "home").iterdir())
+
+
+@pytest.mark.parametrize("words", [["server"], ["register"], ["status"], ["run", "x.toml"], ["client", "--dir", "s"]])
+def test_a_folder_that_is_none(fedq: Fedq, words: list[str]) -> None:
+    status, _, err = fedq("deploy", *words)
+    assert status == 4
+    assert "error[FQ207]" in err
+    assert "hint:" in err
+    assert "Traceback" not in err
+
+
+def test_a_damaged_file(made: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "deploy.toml").write_text("host = 'x'\nport = 1\nsites = []\nextra = 2\n")
+    with pytest.raises(FedqError, match="unknown keys"):
+        Deployment.read(tmp_path)
+    (tmp_path / "deploy.toml").write_text("host = ")
+    with pytest.raises(FedqError, match="cannot be read"):
+        Deployment.read(tmp_path)
+
+
+def test_clients_must_be_as_many_as_sites(made: Deployment, fedq: Fedq, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("clients = 7\n")
+    status, _, err = fedq("deploy", "run", "c.toml", "--dir", str(made.folder))
+    assert status == 3
+    assert "7 clients, but the deployment has 3 sites" in err
+
+
+def test_attacks_that_see_everything_cannot_be_deployed(made: Deployment, fedq: Fedq, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('attack = "inverse:1"\n')
+    status, _, err = fedq("deploy", "run", "c.toml", "--dir", str(made.folder))
+    assert status == 2
+    assert "exists in simulation only" in err

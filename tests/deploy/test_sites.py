@@ -1,0 +1,272 @@
+"""Both halves of the Flower App in one process: the server's grid over LocalGrid, sites with folders of their own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedq._flower import to_bytes
+from fedq.build import Simulation, build
+from fedq.config import RunConfig, make_config
+from fedq.deploy import site
+from fedq.deploy.bundle import bundled, unbundled
+from fedq.deploy.grid import DeployedGrid
+from fedq.deploy.memory import Memory
+from fedq.deploy.server import deployed
+from fedq.errors import FedqError
+from fedq.grids import LocalGrid
+from fedq.kernels import records
+from fedq.rounds import RoundRecord
+from fedq.runs import fingerprint
+
+SMALL = {"clients": 3, "rounds": 2, "client.local_steps": 3, "client.batch_size": 8, "model.hidden": [16], "seed": 4}
+
+
+def sites(config: RunConfig, folder: Path, hostile: Callable[..., Message] | None = None) -> LocalGrid:
+    """The site's app behind a grid in this process, each site with a folder; `hostile` replies for partition 2."""
+    told: dict[str, Any] = {"fedq-config": config.to_toml(), "fedq-id": "run-1"}
+
+    def play(message: Message, context: Context) -> Message:
+        k = int(context.node_config["partition-id"])
+        context.node_config = {**context.node_config, "fedq-site": str(folder / f"site-{k}")}
+        context.run_config = told
+        if hostile and k == 2 and message.metadata.message_type == "train":
+            return hostile(message, site.app(message, context))
+        return site.app(message, context)
+
+    app: Any = play
+    return LocalGrid(app, config.top.clients)
+
+
+def play(
+    config: RunConfig, folder: Path, first: int = 1, arrays: Any = None, **more: Any
+) -> tuple[Simulation, list[RoundRecord]]:
+    parts = deployed(build(config), sites(config, folder, **more), None, timeout=60)
+    grid: DeployedGrid = parts.clients
+    grid.wait_for_sites(seconds=10)
+    return parts, list(parts.rounds(arrays or parts.initial, first, config.top.rounds))
+
+
+def final(records_: list[RoundRecord]) -> str:
+    return fingerprint(records.to_arrays(records_[-1].arrays))
+
+
+def simulated(config: RunConfig) -> list[RoundRecord]:
+    parts = build(config)
+    return list(parts.rounds(parts.initial, 1, config.top.rounds))
+
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "fedvote": {"strategy": "fedvote"},
+    "fedvote with reputation": {"strategy": "fedvote", "strategy.weighting": "reputation"},
+    "fedavg behind qsgd4": {"strategy": "fedavg", "codec": "qsgd4", "evaluate.clients": True},
+    "fedpaq": {"strategy": "fedpaq"},
+    "terngrad": {"strategy": "terngrad", "client.local_steps": 1},
+    "fedau": {
+        "strategy": "fedau",
+        "strategy.state_at": "client",
+        "participation": "bernoulli",
+        "participation.mean": 0.6,
+        "participation.correlated": False,
+        "rounds": 5,
+    },
+    "feddyn": {"strategy": "feddyn"},
+    "fedlaw": {"strategy": "fedlaw"},
+    "error feedback": {"strategy": "fedavg", "codec": "sign", "error_feedback": True},
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_deployed_as_simulated(name: str, tmp_path: Path) -> None:
+    """The same weights and metrics, bit for bit, and the same payload bytes."""
+    config = make_config({**SMALL, **STRATEGIES[name]})
+    _, there = play(config, tmp_path)
+    here = simulated(config)
+    assert final(there) == final(here)
+
+    def lines(records_: list[RoundRecord]) -> list[dict[str, Any]]:
+        return [{k: v for k, v in r.metrics().items() if k != "seconds"} for r in records_]
+
+    assert lines(there) == lines(here)
+
+
+def test_a_client_alone_in_its_cohort(tmp_path: Path) -> None:
+    """Nine clients are a cohort of eight and one alone, which a simulation trains otherwise."""
+    config = make_config({**SMALL, "clients": 9, "strategy": "fedavg", "data.partition": "iid"})
+    assert final(play(config, tmp_path)[1]) == final(simulated(config))
+
+
+@pytest.mark.parametrize("name", ["terngrad", "fedau", "error feedback"])
+def test_a_server_that_goes_back(name: str, tmp_path: Path) -> None:
+    """Rounds that are played again, from a checkpoint, find clients as they were; the end is the same."""
+    config = make_config({**SMALL, **STRATEGIES[name], "rounds": 5})
+    parts = deployed(build(config), sites(config, tmp_path), None, timeout=60)
+    parts.clients.wait_for_sites(seconds=10)
+    played, state = [], {}
+    for record in parts.rounds(parts.initial, 1, 4):
+        played.append(record)
+        if record.round == 2:
+            state = {"strategy": parts.state()["strategy"], "clients": {}}
+    again = deployed(build(config), sites(config, tmp_path), None, timeout=60)
+    again.restore(state)
+    again.clients.wait_for_sites(seconds=10)
+    rest = list(again.rounds(records.to_arrays(played[1].arrays), 3, 5))
+    assert final(rest) == final(simulated(config))
+
+
+def forged(message: Message, content: RecordDict) -> Message:
+    return Message(content, reply_to=message)
+
+
+def changed(reply: Message, **arrays: Callable[[Array], Array]) -> RecordDict:
+    """The content of a reply with its first array changed."""
+    content = unbundled(reply.content)
+    sent: Any = content["arrays"]
+    first = next(iter(sent))
+    made = {n: next(iter(arrays.values()))(a) if n == first else a for n, a in sent.items()}
+    return bundled(RecordDict({**content, "arrays": ArrayRecord(made)}))
+
+
+LIES: dict[str, Callable[[Message, Message], Message]] = {
+    "shape": lambda m, r: forged(m, changed(r, f=lambda a: Array(a.dtype, (3, 3), a.stype, a.data))),
+    "negative shape": lambda m, r: forged(m, changed(r, f=lambda a: Array(a.dtype, (-1, 1), a.stype, a.data))),
+    "huge shape": lambda m, r: forged(m, changed(r, f=lambda a: Array(a.dtype, (2**30, 2**30), a.stype, a.data))),
+    "dtype": lambda m, r: forged(m, changed(r, f=lambda a: Array("float64", a.shape, a.stype, a.data))),
+    "stype": lambda m, r: forged(m, changed(r, f=lambda a: Array(a.dtype, a.shape, "numpy.ndarray", a.data))),
+    "short": lambda m, r: forged(m, changed(r, f=lambda a: Array(a.dtype, a.shape, a.stype, a.data[:-1]))),
+    "long": lambda m, r: forged(m, changed(r, f=lambda a: Array(a.dtype, a.shape, a.stype, a.data + b"x"))),
+    "empty": lambda m, r: forged(m, changed(r, f=lambda a: Array(a.dtype, a.shape, a.stype, b""))),
+    "nan": lambda m, r: forged(m, changed(r, f=lambda a: filled(a, np.nan))),
+    "infinite": lambda m, r: forged(m, changed(r, f=lambda a: filled(a, np.inf))),
+    "huge values": lambda m, r: forged(m, changed(r, f=lambda a: filled(a, 3e38))),
+    "no records": lambda m, r: forged(m, RecordDict({})),
+    "no bundle": lambda m, r: forged(m, RecordDict({"arrays": ArrayRecord({})})),
+    "a bundle of noise": lambda m, r: forged(m, noise(bytes(range(256)))),
+    "two bundles": lambda m, r: forged(m, RecordDict({"bundle": r.content["bundle"], "more": MetricRecord({"n": 1})})),
+    "a bundle in a bundle": lambda m, r: forged(m, bundled(bundled(RecordDict({})))),
+    "config for metrics": lambda m, r: forged(m, with_metrics(r, ConfigRecord({"num-examples": 3, "train-loss": 0.1}))),
+    "no examples": lambda m, r: forged(m, with_metrics(r, MetricRecord({"num-examples": 0, "train-loss": 0.1}))),
+    "too many examples": lambda m, r: forged(
+        m, with_metrics(r, MetricRecord({"num-examples": 2**40, "train-loss": 0.1}))
+    ),
+    "nan loss": lambda m, r: forged(m, with_metrics(r, MetricRecord({"num-examples": 3, "train-loss": float("nan")}))),
+}
+
+
+def filled(a: Array, value: float) -> Array:
+    return Array(a.dtype, a.shape, a.stype, np.full(len(a.data) // 4, value, np.float32).tobytes())
+
+
+def noise(data: bytes) -> RecordDict:
+    return RecordDict({"bundle": ArrayRecord({"records": Array("uint8", (len(data),), "fedq.bundle", data)})})
+
+
+def with_metrics(reply: Message, metrics: Any) -> RecordDict:
+    return bundled(RecordDict({**unbundled(reply.content), "metrics": metrics}))
+
+
+@pytest.fixture(scope="module")
+def without_third(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The weights after a round whose third client only failed."""
+    config = make_config({**SMALL, "strategy": "fedavg", "tolerate": 0.5, "rounds": 1})
+    folder = tmp_path_factory.mktemp("failed")
+    _, found = play(config, folder, hostile=lambda m, r: Message(Error(3, "gone"), reply_to=m))
+    assert found[0].failed == 1
+    return final(found)
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_client_that_lies(lie: str, tmp_path: Path, without_third: str) -> None:
+    """It is rejected and counted, the round goes on, and ends as if the liar had not come."""
+    config = make_config({**SMALL, "strategy": "fedavg", "tolerate": 0.5, "rounds": 1})
+    _, found = play(config, tmp_path, hostile=LIES[lie])
+    assert (found[0].clients, found[0].rejected, found[0].failed) == (2, 1, 0)
+    assert final(found) == without_third
+
+
+def test_the_liar_is_named(tmp_path: Path) -> None:
+    config = make_config({**SMALL, "strategy": "fedavg", "rounds": 1})
+    with pytest.raises(FedqError, match="client 2 was rejected in round 1") as stopped:
+        play(config, tmp_path, hostile=LIES["short"])
+    assert stopped.value.code == "FQ302"
+
+
+def test_a_site_with_its_own_data(tmp_path: Path) -> None:
+    """A folder of images at the site; shape and labels are checked against the run's, in words for both sides."""
+    from PIL import Image
+
+    from fedq.data.site import read_own
+
+    folder = tmp_path / "images" / "train"
+    for label in range(3):
+        (folder / str(label)).mkdir(parents=True)
+        for k in range(4):
+            pixels = np.full((8, 8), 60 * label + k, np.uint8)
+            Image.fromarray(pixels).save(folder / str(label) / f"{k}.png")
+    told = {"shape": [1, 8, 8], "white": 255, "classes": 3}
+    own = read_own(str(tmp_path / "images"), told)
+    assert own.x.shape == (12, 1, 8, 8)
+    assert sorted(own.y) == [0] * 4 + [1] * 4 + [2] * 4
+    for wrong, said in (({"shape": [1, 28, 28]}, r"\[1, 8, 8\] up to 255, the run's \[1, 28, 28\]"),
+                        ({"classes": 2}, "label 2, and the run has classes 0 ... 1"),
+                        ({"white": 16}, "up to 255, the run's .* up to 16")):  # fmt: skip
+        with pytest.raises(FedqError, match=said) as refused:
+            read_own(str(tmp_path / "images"), {**told, **wrong})
+        assert refused.value.code == "FQ202"
+
+
+def test_a_site_of_another_version_refuses(tmp_path: Path) -> None:
+    config = make_config({**SMALL, "rounds": 1})
+    parts = deployed(build(config), sites(config, tmp_path), None, timeout=60)
+    grid = parts.clients
+    grid._hello = ConfigRecord({**grid._hello, "fedq": "0.0.0"})
+    with pytest.raises(FedqError, match=r"3 of 3 sites cannot take part: .*the server has fedq 0.0.0") as refused:
+        grid.wait_for_sites(seconds=5)
+    assert refused.value.code == "FQ207"
+
+
+def test_memory(tmp_path: Path) -> None:
+    """The state before a message is that after the one before it; a past that is played again is forgotten."""
+
+    def state(n: int) -> RecordDict:
+        return RecordDict({"n": ConfigRecord({"n": n})})
+
+    def held(round_: int, kind: str) -> Any:
+        found = memory.before(round_, kind)
+        return found["n"]["n"] if found else None  # type: ignore[index]
+
+    memory = Memory(tmp_path / "run")
+    assert held(1, "train") is None
+    for round_ in (1, 2, 5):
+        memory.keep(round_, "query", state(10 * round_))
+        memory.keep(round_, "train", state(10 * round_ + 1))
+    assert (held(5, "train"), held(5, "query"), held(6, "query"), held(1, "query")) == (50, 21, 51, None)
+    memory.keep(2, "train", state(99))
+    assert (held(6, "query"), held(2, "train")) == (99, 20)
+    for round_ in range(3, 30):
+        memory.keep(round_, "train", state(round_))
+    assert len(list((tmp_path / "run").glob("*.bin"))) == 8
+    assert held(30, "train") == 29
+
+
+def test_a_client_that_keeps_nothing_writes_nothing(tmp_path: Path) -> None:
+    memory = Memory(tmp_path / "run")
+    memory.keep(1, "train", RecordDict())
+    assert not (tmp_path / "run").exists()
+
+
+def test_bundle() -> None:
+    content = RecordDict({"arrays": ArrayRecord({"w": Array(np.arange(3.0))}), "m": MetricRecord({"loss": 0.5})})
+    packed = bundled(content)
+    assert to_bytes(unbundled(packed)) == to_bytes(content)
+    assert unbundled(content) is content
+    with pytest.raises(FedqError, match="cannot be read"):
+        unbundled(noise(b"\xff" * 40))
+
+
+def test_app_objects() -> None:
+    assert isinstance(site.app, ClientApp)
