@@ -142,7 +142,7 @@ def status(folder: Dir = Path("deploy"), json: Json = False, debug: Debug = Fals
 
     from fedq.deploy.layout import Deployment
     from fedq.deploy.nodes import overview
-    from fedq.report.catalogue import table
+    from fedq.report.tables import table
 
     found = overview(Deployment.read(folder))
     if json:
