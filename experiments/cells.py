@@ -7,12 +7,12 @@ values, `seed = [0, 1, 2]`; or any name and keys that vary together, `some = [{c
 import json
 import tomllib
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from fedq.config import RunConfig, make_config
 from fedq.settings import flatten
+from fedq.sweep import combinations
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def cells(folder: Path) -> list[Cell]:
     """All cells of the experiment in `folder`, in the order of its `grid.toml`."""
     grid = tomllib.loads((folder / "grid.toml").read_text())
     base = flatten(grid["base"])
-    found = [_cell(base, chosen) for block in grid["grid"] for chosen in _combinations(block)]
+    found = [_cell(base, chosen) for block in grid["grid"] for chosen in combinations(flatten(block))]
     assert len({cell.name for cell in found}) == len(found), f"{folder}: two cells of one name"
     return found
 
@@ -48,11 +48,6 @@ def result(folder: Path, cell: Cell) -> dict[str, Any] | None:
         return None
     was, now = flatten(found["config"]), flatten(cell.config().as_dict())
     return found if all(now.get(k, v) == v for k, v in was.items()) else None
-
-
-def _combinations(block: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    axes = [[v if isinstance(v, dict) else {name: v} for v in values] for name, values in flatten(block).items()]
-    return [{k: v for part in chosen for k, v in flatten(part).items()} for chosen in product(*axes)]
 
 
 def _cell(base: dict[str, Any], varied: dict[str, Any]) -> Cell:

@@ -21,14 +21,14 @@ CURVE = ("round", "accuracy", "deployed_accuracy", "loss", "train_loss", "up_byt
 
 def run(folder: Path, cell: Cell, data: str, runs: Path, workers: int | None = None) -> dict[str, Any]:
     """Play a cell, or what is left of it."""
-    from fedq.runs import open_run, provenance
+    from fedq.runs import provenance
     from fedq.simulation import begin, play, reopen
+    from fedq.sweep import runs_by_hash
 
     config = cell.config(data)
     config = config.with_(workers=workers) if workers else config
     out, started = runs / folder.name / cell.name, perf_counter()
-    begun = [open_run(toml.parent) for toml in sorted(out.glob("*/run.toml"))]
-    same = next((run for run in begun if run.about.get("config_hash") == config.hash), None)
+    same = runs_by_hash(out).get(config.hash)
     if same is None or same.about.get("status") != "done":
         directory, simulation = reopen(same.path) if same else begin(config, out)
         for record in play(directory, simulation):

@@ -217,6 +217,16 @@ def blaming(settings: Settings) -> Iterator[None]:
         raise FedqError(error.code, error.message, where=where, hint=error.hint, from_file=given.from_file) from error
 
 
+def over(file: Settings, given: Settings) -> dict[str, Setting]:
+    """A file's settings with others over them; what those replace takes its own along.
+
+    Under another strategy, the file's keys of the old one do not stand.
+    """
+    given, file = named(given), named(file)
+    gone = replaced({k: s.value for k, s in file.items()}, {k: s.value for k, s in given.items()})
+    return {k: s for k, s in file.items() if k not in gone} | given
+
+
 def replaced(now: Mapping[str, Any], given: Mapping[str, Any], *, also_chosen: bool = False) -> set[str]:
     """The dotted keys of `now` that do not stand where `given` comes over it.
 

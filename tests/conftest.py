@@ -10,6 +10,10 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("fedq", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("fedq")
 
 ROOT = Path(__file__).parent.parent
 

@@ -278,7 +278,10 @@ def test_version_and_help(fedq: Fedq) -> None:
     assert fedq("--version") == (0, "fedq 0.1.0\n", "")
     for words in (
         ["--help"],
-        *([*c.split(), "--help"] for c in ("simulate", "resume", "compare", "show", "doctor", "demo", "bench kernels")),
+        *(
+            [*c.split(), "--help"]
+            for c in ("simulate", "resume", "sweep", "compare", "report", "show", "doctor", "demo", "bench kernels")
+        ),
     ):
         status, out, _ = fedq(*words)
         assert status == 0

@@ -12,9 +12,11 @@ from fedq.cli.compare import compare
 from fedq.cli.demo import demo
 from fedq.cli.deploy import deploy
 from fedq.cli.doctor import doctor
+from fedq.cli.report import report
 from fedq.cli.resume import resume
 from fedq.cli.show import show
 from fedq.cli.simulate import simulate
+from fedq.cli.sweep import sweep
 from fedq.errors import EXIT_INTERRUPTED
 
 app = typer.Typer(
@@ -56,7 +58,7 @@ def _stoppable(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-for command in (simulate, resume, compare, show, doctor, demo):
+for command in (simulate, resume, sweep, compare, report, show, doctor, demo):
     app.command()(_stoppable(command))
 app.add_typer(bench, name="bench")
 app.add_typer(deploy, name="deploy")

@@ -90,11 +90,8 @@ def simulate(
 
 
 def _settings(config: Path | None, flags: dict[str, Any], sets: list[str]) -> dict[str, Any]:
-    """A file's settings, then flags over them, then `--set`; each remembers where it was given.
-
-    What flags replace takes its own along: under another strategy the file's keys of the old one do not stand.
-    """
-    from fedq.config import named, replaced
+    """A file's settings, then flags over them, then `--set`; each remembers where it was given."""
+    from fedq.config import named, over
     from fedq.settings import Setting, parse_set, read_toml
 
     given = {}
@@ -102,7 +99,4 @@ def _settings(config: Path | None, flags: dict[str, Any], sets: list[str]) -> di
         plain = str(value.expanduser().resolve()) if isinstance(value, Path) else value
         flag = f"--{name.replace('_', '-')}"
         given[SECTION[name]] = Setting(plain, flag if value is True else f"{flag} {value}")
-    given = named(given | parse_set(sets))
-    file = named(read_toml(config)) if config else {}
-    gone = replaced({k: s.value for k, s in file.items()}, {k: s.value for k, s in given.items()})
-    return {k: s for k, s in file.items() if k not in gone} | given
+    return over(read_toml(config) if config else {}, given | named(parse_set(sets)))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import floor
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 from fedq.errors import FedqError
 from fedq.report.curves import Curve, Group
@@ -17,6 +17,7 @@ from fedq.settings import flatten
 APART = ("seed", "data.dir", "workers")  # settings that may differ within a group
 TASK = ("data", "model", "clients")  # what runs must share to be compared, with the seeds
 HINT = "runs/ holds them by default: fedq show runs"
+Found: TypeAlias = tuple[dict[str, Any], dict[int, Curve], tuple[Run, ...]]  # settings, a curve a seed, the runs
 TOLD = ("per_round", "participation", "downlink", "client.local_steps", "client.local_epochs", "client.batch_size")
 
 
@@ -152,7 +153,7 @@ class _Seed:
         return Curve.mean(kept)
 
 
-def _grouped(runs: Iterable[Run], notes: list[str]) -> list[tuple[dict[str, Any], dict[int, Curve]]]:
+def _grouped(runs: Iterable[Run], notes: list[str]) -> list[Found]:
     """Runs by all settings but the seed and where things happen; one curve a seed."""
     found: dict[str, tuple[dict[str, Any], dict[int, _Seed]]] = {}
     for run in runs:
@@ -174,7 +175,8 @@ def _grouped(runs: Iterable[Run], notes: list[str]) -> list[tuple[dict[str, Any]
         if len(set(ends.values())) > 1:
             least = min(ends, key=lambda number: ends[number])
             notes.append(f"{_name(config)}: the mean over seeds ends at round {ends[least]:.0f}, as seed {least} does")
-        groups.append((config, by_seed))
+        runs_ = tuple(run for seed in seeds.values() for run in seed.runs)
+        groups.append((config, by_seed, runs_))
     return groups
 
 
@@ -205,15 +207,16 @@ def _refuse_unlike(groups: Sequence[Group]) -> None:
     )
 
 
-def _labelled(groups: list[tuple[dict[str, Any], dict[int, Curve]]]) -> Iterable[Group]:
+def _labelled(groups: list[Found]) -> Iterable[Group]:
     """Groups by what they are called, with every setting that should not be hidden or that alone tells them apart."""
-    names, configs = [_name(config) for config, _ in groups], [config for config, _ in groups]
-    for (config, curves), name in zip(groups, names, strict=True):
+    configs = [config for config, _, _ in groups]
+    names = [_name(config) for config in configs]
+    for (config, curves, runs), name in zip(groups, names, strict=True):
         twins = [c for c, n in zip(configs, names, strict=True) if n == name and c is not config]
         apart = {k for twin in twins for k in _differing(config, twin)}
         apart |= {k for other in configs for k in _telling(config, other)}
         told = [_told(k, config) for k in sorted(apart)]
-        yield Group(" ".join([name, *filter(None, told)]), config, curves)
+        yield Group(" ".join([name, *filter(None, told)]), config, curves, runs)
 
 
 def _of(key: str, keys: Sequence[str]) -> bool:

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fedq.runs import Run
+
 Floats = NDArray[np.float64]
 Five: TypeAlias = tuple[Floats, Floats, Floats, Floats, Floats]
 
@@ -88,6 +90,7 @@ class Group:
     label: str
     config: dict[str, Any]
     by_seed: dict[int, Curve]
+    runs: tuple[Run, ...] = ()
 
     @property
     def curves(self) -> tuple[Curve, ...]:

@@ -16,6 +16,7 @@ from fedq.report.tables import writing
 from fedq.report.units import duration, size
 
 COLOURS = ("#0b6e99", "#d1600f", "#3a7d2c", "#8c4fa3", "#b02a4c", "#6b6b00", "#4b5a6a", "#a0522d")
+MARKED = 150  # evaluations up to which each has a point of its own
 STYLE: Any = {
     "svg.hashsalt": "fedq",
     "svg.fonttype": "none",
@@ -66,15 +67,9 @@ def draw(comparison: Comparison, axis: Axis) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
-        for group, colour in zip(comparison.groups, COLOURS * len(comparison.groups), strict=False):
-            _draw(axes, axis.key, group, colour, alone=len(comparison.groups) <= 3)
-        axes.axhline(comparison.target, color="#888888", linewidth=0.8, linestyle="--")
+        lines(axes, comparison, axis)
         if axis is UP:
             _goal(axes, comparison)
-        _scale(axes, axis)
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.set_xlabel(axis.label)
-        axes.set_ylabel("test accuracy")
         axes.set_title(claim(comparison) if axis is UP else task(comparison), loc="left", fontsize=12)
         if len(comparison.groups) <= 3:
             axes.legend(loc="lower right", frameon=False, fontsize=10)
@@ -84,10 +79,22 @@ def draw(comparison: Comparison, axis: Axis) -> Figure:
         return figure
 
 
+def lines(axes: Any, comparison: Comparison, axis: Axis) -> None:
+    """The lines, bands, target and scales of such a figure."""
+    for group, colour in zip(comparison.groups, COLOURS * len(comparison.groups), strict=False):
+        _draw(axes, axis.key, group, colour, alone=len(comparison.groups) <= 3)
+    axes.axhline(comparison.target, color="#888888", linewidth=0.8, linestyle="--")
+    _scale(axes, axis)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel(axis.label)
+    axes.set_ylabel("test accuracy")
+
+
 def _draw(axes: Any, key: str, group: Group, colour: str, *, alone: bool) -> None:
     mean = group.mean
     x, label = getattr(mean, key), f"{group.label}: {mean.accuracy[-1]:.1%}"
-    axes.plot(x, mean.accuracy, color=colour, marker="o", markersize=3.5, linewidth=2, label=label)
+    marker = "o" if len(x) <= MARKED else None
+    axes.plot(x, mean.accuracy, color=colour, marker=marker, markersize=3.5, linewidth=2, label=label)
     if len(group.curves) > 1:
         every = np.array([c.accuracy for c in group.curves])
         axes.fill_between(x, every.min(0), every.max(0), color=colour, alpha=0.15, linewidth=0)
