@@ -1,6 +1,11 @@
 """The rivals of `fedq bench kernels` do the kernels' jobs: where nothing is drawn, with the same result."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
+import pytest
 
 from fedq.bench import rivals
 from fedq.kernels import _reference, _reference_votes
@@ -36,3 +41,30 @@ def test_rivals_of_votes_agree_with_the_specification():
         plus, minus, zero = ((wide == sign).sum(0) for sign in (1, -1, 0))
         won = np.stack([(plus > minus) & (plus > zero), (minus > plus) & (minus > zero)])
         assert (np.unpackbits(found, axis=1, bitorder="little") == won).all()
+
+
+def test_contenders_do_the_job_they_are_given(tmp_path):
+    """A small job by each contender that needs no Ray: as many rounds as asked, in processes of their own."""
+    from dataclasses import replace
+
+    from fedq.bench import work
+    from fedq.bench.contenders import CONTENDERS
+
+    job = replace(work.JOBS["mlp"], rounds=3)
+    job.save(tmp_path / "mlp.npz")
+    for name in ("fedq", "fedq binary", "fedq fedvote", "loop"):
+        ends = list(CONTENDERS[name](tmp_path / "mlp.npz", job.rounds))
+        assert len(ends) == 3, name
+        assert ends == sorted(ends), name
+
+
+@pytest.mark.slow
+def test_simulators_are_compared():
+    chosen = [word for name in ("fedq", "two loops", "loop", "flower") for word in ("--contender", name)]
+    command = [sys.executable, "-m", "fedq", "bench", "simulation", "--work", "mlp", "--repeats", "1", "--json"]
+    done = subprocess.run([*command, *chosen], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = {row["contender"]: row for row in json.loads(done.stdout)}
+    assert set(rows) == {"fedq", "two loops", "loop", "flower"}
+    assert all(row["updates_per_s"] > 0 and row["startup_s"] > 0 and row["peak_mb"] > 50 for row in rows.values())
+    assert rows["loop"]["ratio_to_loop"] == 1

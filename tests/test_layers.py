@@ -28,7 +28,7 @@ ALLOWED = {
     "messages": {"errors", "_flower"},
     "rounds": {"errors", "kernels", "ledger", "strategies"},
     "runs": {"errors"},
-    "bench": {"errors", "kernels", "rng"},
+    "bench": {"errors", "kernels", "rng", "build", "config", "data", "models"},
     "report": {
         "errors",
         "plugins",

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from typer import Option, Typer
 
-bench = Typer(help="Measure this machine: kernels against the speed of memory.", no_args_is_help=True)
+bench = Typer(help="Measure this machine: kernels and whole simulations.", no_args_is_help=True)
 
 COLUMNS = (
     "kernel",
@@ -23,7 +23,7 @@ COLUMNS = (
 
 @bench.callback()
 def _group() -> None:
-    """Measure this machine: kernels against the speed of memory."""
+    """Measure this machine: kernels and whole simulations."""
 
 
 @bench.command()
@@ -52,4 +52,37 @@ def kernels(
         print(json_.dumps(found))
     else:
         print(table([{c: "-" if row[c] is None else str(row[c]) for c in COLUMNS} for row in found]))
+    return 0
+
+
+@bench.command()
+def simulation(
+    work: Annotated[list[str] | None, Option(help="mlp or lenet5; may be repeated. Default both.")] = None,
+    contender: Annotated[list[str] | None, Option(help="Only these; may be repeated.")] = None,
+    repeats: Annotated[int, Option(help="Runs of each contender, interleaved.", min=1)] = 3,
+    json: Annotated[bool, Option("--json", help="Print a JSON list on stdout.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
+) -> int:
+    """Time whole simulations of one job: fedq, stock Flower, and plain loops in one and in two processes.
+
+    Client updates a second of warm rounds; each contender is a process of its own.
+
+    Example: fedq bench simulation --work mlp --contender fedq --contender loop
+    """
+    import json as json_
+
+    from fedq.bench.simulation import OWN, own, rows
+    from fedq.bench.work import JOBS
+    from fedq.errors import FedqError, nearest
+    from fedq.report.tables import table
+
+    for given, known in ((work or [], tuple(JOBS)), (contender or [], OWN)):
+        for name in given:
+            if name not in known:
+                raise FedqError("FQ101", f"there is no `{name}` to measure", hint=nearest(name, known))
+    found = list(rows(work or list(JOBS), own(contender or OWN), repeats))
+    if json:
+        print(json_.dumps(found))
+    else:
+        print(table([{c: "-" if value is None else str(value) for c, value in row.items()} for row in found]))
     return 0
