@@ -26,7 +26,7 @@ def run(folder: Path, cell: Cell, data: str, runs: Path, workers: int | None = N
     from fedq.sweep import runs_by_hash
 
     config = cell.config(data)
-    config = config.with_(workers=workers) if workers else config
+    config = config.with_(workers=workers, engine="local") if workers else config
     out, started = runs / folder.name / cell.name, perf_counter()
     same = runs_by_hash(out).get(config.hash)
     if same is None or same.about.get("status") != "done":
@@ -39,6 +39,7 @@ def run(folder: Path, cell: Cell, data: str, runs: Path, workers: int | None = N
     values = config.as_dict()
     values["data"].pop("dir", None)
     values.pop("workers", None)
+    values.pop("engine", None)
     lines = directory.records()
     due = [m for m in lines if m["accuracy"] is not None]
     return {

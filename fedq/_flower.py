@@ -50,6 +50,13 @@ def with_content(message: Message, content: RecordDict) -> Message:
     return made
 
 
+def rebuilt(metadata: Any, content: RecordDict) -> Message:
+    """The message that these metadata and this content were taken from."""
+    made: Any = Message
+    message: Message = made(content, metadata=metadata)
+    return message
+
+
 def filled(record: Filled, values: Mapping[str, Any]) -> Filled:
     """An empty record with these values, known to be of its kind: its own tests of types take longer than packing."""
     record.__dict__["_data"].update(values)
@@ -113,6 +120,7 @@ __all__ = [
     "from_bytes",
     "isolated",
     "quiet",
+    "rebuilt",
     "set_message_id",
     "simulated_run",
     "to_bytes",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from os import cpu_count
 from typing import Any, final
 
@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedq import _flower
-from fedq.attacks import attackers, check_fit
+from fedq.attacks import Attackers, attackers, check_fit
 from fedq.attacks.base import Wire
 from fedq.attacks.placed import attacked, mods, poison
 from fedq.clients import client
@@ -24,13 +24,12 @@ from fedq.clients.local import LocalAlgorithm
 from fedq.clients.proxy import ProxySet
 from fedq.clients.shards import Shards
 from fedq.clients.trainer import Trainer
-from fedq.config import RunConfig, blaming
+from fedq.config import RunConfig, blaming, make_config
 from fedq.data import Dataset, Examples, Inputs, load
 from fedq.data.partition import label_shares, partition
 from fedq.data.proxy import hold_proxy
 from fedq.errors import FedqError
-from fedq.grids import LocalGrid
-from fedq.grids.local import Ahead
+from fedq.grids import Crew, LocalGrid, SimulatedGrid
 from fedq.kernels import codec, records
 from fedq.kernels.records import Arrays
 from fedq.ledger import Ledger, MeteredGrid
@@ -53,12 +52,15 @@ class Simulation:
     initial: Arrays
     drawn: Arrays
     trainer: Trainer
-    workers: int
-    clients: Any  # LocalGrid, or what a deployment has in its place
+    clients: Any  # LocalGrid or RayGrid, or what a deployment has in its place
     grid: MeteredGrid
     warnings: tuple[str, ...]
-    app: ClientApp
-    ahead: Ahead
+    crew: Crew
+
+    @property
+    def app(self) -> ClientApp:
+        """What every client runs."""
+        return self.crew.app
 
     def score(self, weights: Arrays) -> tuple[float, float]:
         """Loss and accuracy on the test examples."""
@@ -73,11 +75,24 @@ class Simulation:
         self.strategy.restore(state["strategy"])
         self.clients.restore(state["clients"])
 
+    def open(self) -> None:
+        """Take what the run needs besides memory: workers in other processes. FedqError FQ206 where there are none."""
+        if isinstance(self.clients, SimulatedGrid):
+            with blaming(self.config.origins):
+                self.clients.open()
+
+    def close(self) -> None:
+        """Give back what `open` took."""
+        if isinstance(self.clients, SimulatedGrid):
+            self.clients.close()
+
     def as_in_cohort(self, message: Message, partition: int) -> AbstractContextManager[None]:
         """Within it, `app` plays this message alone with the bits that it would have in its cohort in simulation."""
         cohort, N = self.clients.cohort, self.config.top.clients
         last = N % cohort == 1 and partition == N - 1  # where all take part, it is alone in its cohort
-        return nullcontext() if cohort == 1 or last else self.ahead([message], [partition])
+        if cohort == 1 or last or not self.crew.ahead:
+            return nullcontext()
+        return self.crew.ahead([message], [partition])
 
     def rounds(self, arrays: Arrays, first: int, last: int) -> Iterator[RoundRecord]:
         """Play rounds `first ... last` from named global weights."""
@@ -97,39 +112,76 @@ def build(config: RunConfig, site: tuple[int, Dataset] | None = None) -> Simulat
     """
     _flower.quiet()
     with blaming(config.origins):
-        top, o, ground = config.top, config.client.options, _Ground(config, site)
-        population = Population(top.seed, top.clients, top.per_round, ground.labels)
-        coming = participation(config.participation.name)(population, config.participation.options)
-        who = attackers(top.attack, top.clients, top.seed) if top.attack else None
-        bad = who.partitions if who else frozenset[int]()
-        setup = Setup(coming, codec(top.codec), codec(top.downlink), o.lr, top.rounds, bad, lambda: ground.proxy)
-        server: PackedStrategy = strategy(config.strategy.name)(setup, config.strategy.options)
-        algorithm: LocalAlgorithm = client(config.client.name)(o)
-        _check_client(config, server, algorithm)
-        wire = Wire(server.codec, server.sends, top.seed)
-        if who:
-            check_fit(who, wire, config.strategy.name)
-        feedback = _check_feedback(config, server) if top.error_feedback else ()
-        (data, own), held = ground.data, ground.held
+        ground = _Ground(config, site)
+        parts = _parts(config, ground)
+        top, drawn, server = config.top, ground.blueprint.initial_weights(), parts.strategy
         if site is None:
-            coming.probabilities()  # rates above 1 are told now
-        inputs, blueprint = ground.inputs, ground.blueprint
-        warned = (*_check_norms(config, blueprint), *_check_proxy(config, own), *feedback)
-        drawn = blueprint.initial_weights()
-        initial = server.initial(drawn, blueprint.hidden(), top.seed)
-        kept = top.evaluate.kept if top.evaluate.clients else 0.0
-        shards = Shards(inputs, held, kept, top.seed, poison(who, data.classes))
-        batch = top.evaluate.batch_size
-        trainer = Trainer(blueprint, shards, algorithm, o, sends=server.sends, evaluation_batch=batch)
-    trained = sum(x.size for x in initial.values())
-    workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
+            server.setup.participation.probabilities()  # rates above 1 are told now
+        initial = server.initial(drawn, ground.blueprint.hidden(), top.seed)
+        (data, own), trained = ground.data, sum(x.size for x in initial.values())
+        warned = (*_check_norms(config, ground.blueprint), *_check_proxy(config, own), *parts.warnings)
+        together = parts.trainer.together and server.together
+        cohort = _cohort(trained, config.client.options.batch_size) if together else 1
+        clients = _engine(config, ground, parts.crew, cohort, trained)
+    grid = MeteredGrid(attacked(clients, parts.attackers, parts.wire), Ledger())
+    return Simulation(config, data, server, initial, drawn, parts.trainer, clients, grid, warned, parts.crew)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What plays clients, and what it follows from."""
+
+    strategy: PackedStrategy
+    trainer: Trainer
+    crew: Crew
+    attackers: Attackers | None
+    wire: Wire
+    warnings: tuple[str, ...]
+
+
+def _parts(config: RunConfig, ground: "_Ground") -> _Parts:
+    top, o = config.top, config.client.options
+    population = Population(top.seed, top.clients, top.per_round, ground.labels)
+    coming = participation(config.participation.name)(population, config.participation.options)
+    who = attackers(top.attack, top.clients, top.seed) if top.attack else None
+    bad = who.partitions if who else frozenset[int]()
+    setup = Setup(coming, codec(top.codec), codec(top.downlink), o.lr, top.rounds, bad, lambda: ground.proxy)
+    server: PackedStrategy = strategy(config.strategy.name)(setup, config.strategy.options)
+    algorithm: LocalAlgorithm = client(config.client.name)(o)
+    _check_client(config, server, algorithm)
+    wire = Wire(server.codec, server.sends, top.seed)
+    if who:
+        check_fit(who, wire, config.strategy.name)
+    feedback = _check_feedback(config, server) if top.error_feedback else ()
+    held, (data, _) = ground.held, ground.data
+    kept = top.evaluate.kept if top.evaluate.clients else 0.0
+    shards = Shards(ground.inputs, held, kept, top.seed, poison(who, data.classes))
+    batch = top.evaluate.batch_size
+    trainer = Trainer(ground.blueprint, shards, algorithm, o, sends=server.sends, evaluation_batch=batch)
     pack, between = feedback_mod if top.error_feedback else encode_mod, [*mods(who, wire), *server.mods()]
     app = client_app(trainer, server.codec, top.seed, between, pack)
-    cohort = _cohort(trained, o.batch_size) if trainer.together and server.together else 1
     ahead = train_ahead(trainer, None if between or top.error_feedback else server.codec, top.seed)
-    clients = LocalGrid(app, top.clients, workers=workers, cohort=cohort, ahead=ahead, stop=trainer.stop)
-    grid = MeteredGrid(attacked(clients, who, wire), Ledger())
-    return Simulation(config, data, server, initial, drawn, trainer, workers, clients, grid, warned, app, ahead)
+    return _Parts(server, trainer, Crew(app, top.clients, ahead, trainer.stop), who, wire, feedback)
+
+
+def _engine(config: RunConfig, ground: "_Ground", crew: Crew, cohort: int, trained: int) -> SimulatedGrid:
+    top = config.top
+    if config.engine == "local":
+        workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
+        return LocalGrid(crew.app, top.clients, workers=workers, cohort=cohort, ahead=crew.ahead, stop=crew.stop)
+    from fedq.grids.cluster import Cluster
+    from fedq.grids.ray import RayGrid
+
+    cluster = Cluster(top.ray_address, top.workers, most=config.per_round)
+    return RayGrid(cluster, partial(_crew, config.as_dict()), (ground.data, ground.held), top.clients, cohort=cohort)
+
+
+def _crew(values: dict[str, Any], shared: Any) -> Crew:
+    """What plays clients in another process, from a resolved config and the data that its driver has loaded."""
+    _flower.quiet()
+    torch.set_num_threads(1)
+    config = make_config(values)
+    return _parts(config, _Ground(config, shared=shared)).crew
 
 
 def _cohort(weights: int, batch: int) -> int:
@@ -144,12 +196,15 @@ def _cohort(weights: int, batch: int) -> int:
 class _Ground:
     """What a config's parts stand on, each made when it is first wanted: wrong settings are told before data load."""
 
-    def __init__(self, config: RunConfig, site: tuple[int, Dataset] | None) -> None:
+    def __init__(self, config: RunConfig, site: tuple[int, Dataset] | None = None, *, shared: Any = None) -> None:
         self._config, self._site = config, site
+        self._shared = shared  # data and held, where they are loaded already
 
     @cached_property
     def data(self) -> tuple[Dataset, Examples | None]:
         """The data without what the server holds of them, and that, if the strategy wants a proxy set."""
+        if self._shared:
+            return self._shared[0]  # type: ignore[no-any-return]
         top, o = self._config.top, self._config.strategy.options
         if self._site:
             return self._site[1], None
@@ -160,6 +215,8 @@ class _Ground:
     @cached_property
     def held(self) -> list[NDArray[np.int64]]:
         """Each client's examples, as indices."""
+        if self._shared:
+            return self._shared[1]  # type: ignore[no-any-return]
         top = self._config.top
         if self._site:
             own = np.arange(len(self.data[0].train))

@@ -44,7 +44,7 @@ CHECKED = {
     "data.augment": augmentation,
     "attack": parse_attack,
 }  # keys whose values are words with a meaning
-NOT_HASHED = {"data.dir", "workers"}  # they change where a run happens, never its bits
+NOT_HASHED = {"data.dir", "workers", "engine", "ray_address"}  # they change where a run happens, never its bits
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,11 @@ class Scalars(Options):
     error_feedback: bool = Field(False, description="what packing lost is added to what a client sends next")
     attack: str | None = Field(None, description="NAME:SHARE: clients that want the model to fail; fedq show attacks")
     tolerate: float = Field(0.0, ge=0, le=1, description="share of clients that may fail in a round")
-    workers: int | None = Field(None, ge=1, description="threads that train clients; chosen by the model if not given")
+    engine: Literal["local", "ray"] | None = Field(
+        None, description="local or ray; ray if workers > 1 or a ray_address is given"
+    )
+    workers: int | None = Field(None, ge=1, description="threads (local) or actors (ray) that train clients")
+    ray_address: str | None = Field(None, description="auto or HOST:PORT: a running Ray cluster to join")
     data: DataOptions = DataOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
 
@@ -120,6 +124,12 @@ class RunConfig:
     def per_round(self) -> int:
         """Clients that take part in a round, at most."""
         return self.top.per_round or self.top.clients
+
+    @property
+    def engine(self) -> str:
+        """Local or ray: what is given, else what follows from `workers` and `ray_address`."""
+        top = self.top
+        return top.engine or ("ray" if top.ray_address or (top.workers or 1) > 1 else "local")
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved configuration as nested plain values, in the order of run.toml."""
@@ -192,6 +202,7 @@ def resolve(settings: Settings) -> RunConfig:
         if isinstance(merged.get(key, Setting(None)).value, str):  # of another type: told above
             _attempt(errors, merged[key], lambda key=key, check=check: check(merged[key].value))
     _check_per_round(merged, errors)
+    _check_engine(merged, errors)
     if errors:
         errors[0].also = tuple(errors[1:])
         raise errors[0]
@@ -282,6 +293,13 @@ def _check_per_round(merged: Settings, errors: list[FedqError]) -> None:
     elif given.value is None and name.value == "uniform":
         wrong, hint, given = "participation `uniform` of how many clients?", "give --per-round", name
     if wrong:
+        errors.append(FedqError("FQ105", wrong, where=given.where, from_file=given.from_file, hint=hint))
+
+
+def _check_engine(merged: Settings, errors: list[FedqError]) -> None:
+    given = merged.get("ray_address", Setting(None))
+    if given.value and merged.get("engine", Setting(None)).value == "local":
+        wrong, hint = "engine `local` joins no Ray cluster", "leave out --engine, or --ray-address"
         errors.append(FedqError("FQ105", wrong, where=given.where, from_file=given.from_file, hint=hint))
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -30,20 +30,22 @@ def begin(config: RunConfig, out: str | Path) -> tuple[Run, Simulation]:
     return run, simulation
 
 
-def reopen(path: str | Path, *, rounds: int | None = None) -> tuple[Run, Simulation]:
+def reopen(path: str | Path, *, rounds: int | None = None, **where: Any) -> tuple[Run, Simulation]:
     """A run that did not finish, or that shall have more `rounds`, and the parts to play it on.
+
+    `where` are the keys `engine`, `workers` and `ray_address`, if it shall go on elsewhere.
 
     FedqError FQ203 or FQ204 if there is none or it is in use, FQ205 if it is finished or its data have changed.
     """
     run = open_run(path, lock=True)
     try:
-        return run, _rebuilt(run, rounds)
+        return run, _rebuilt(run, rounds, where)
     except BaseException:
         run.release()
         raise
 
 
-def _rebuilt(run: Run, rounds: int | None) -> Simulation:
+def _rebuilt(run: Run, rounds: int | None, where: dict[str, Any]) -> Simulation:
     config, done, path = resolve(read_toml(run.path / "run.toml")), len(run.records()), run.path
     if rounds is not None and rounds < done:
         raise FedqError(
@@ -51,6 +53,8 @@ def _rebuilt(run: Run, rounds: int | None) -> Simulation:
         )
     if rounds is not None:
         config = config.with_(rounds=rounds)
+    if where:
+        config = config.with_(**where)
     if run.about.get("status") == "done" and config.top.rounds <= done:
         raise FedqError(
             "FQ205",
@@ -76,9 +80,10 @@ def play(run: Run, simulation: Simulation, *, until: Until | None = None) -> Ite
     Ends early when `until` is met. However it ends, the directory says so and its lock is given back: stopped by an
     error it can be resumed, and `weights_sha256` of a resumed run equals that of an uninterrupted one.
     """
-    with logging_to(run.path / "log.txt"), _ending(run):
+    with closing(simulation), logging_to(run.path / "log.txt"), _ending(run):
         done, arrays, state = run.latest() or (0, dict(simulation.initial), simulation.state())
         simulation.restore(state)
+        simulation.open()
         run.rewind(done)
         if done:
             run.update(status="running", resumed_at=[*run.about.get("resumed_at", []), done])

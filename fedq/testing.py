@@ -295,6 +295,7 @@ def _tiny(**settings: Any) -> Any:
         "client.batch_size": 8,
         "model.hidden": [16],
         "data.partition": "iid",
+        "engine": "local",
         "workers": 1,
         "evaluate.every": 3,
     }

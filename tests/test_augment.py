@@ -163,7 +163,7 @@ def test_workers_never_change_a_result(more: dict[str, Any]) -> None:
     config = make_config({**TRAINING, "strategy": "fedavg", "evaluate.every": 2, "rounds": 2, **more})
     losses = []
     for workers in (1, 3):
-        s = build(config.with_(workers=workers))
+        s = build(config.with_(workers=workers, engine="local"))
         losses.append([(r.metrics()["train_loss"], r.metrics()["loss"]) for r in s.rounds(s.initial, 1, 2)])
     assert losses[0] == losses[1]
 

@@ -113,7 +113,7 @@ def test_one_gradient_a_client() -> None:
 
 def test_cohorts_do_not_depend_on_workers() -> None:
     config = make_config(**SETTINGS, strategy="fedvote", client="latent")
-    one, three = final(build(config)), final(build(config.with_(workers=3)))
+    one, three = final(build(config)), final(build(config.with_(workers=3, engine="local")))
     assert all((one[n] == three[n]).all() for n in one)
 
 

@@ -43,7 +43,7 @@ def test_all_that_was_sent_and_the_residual_are_all_that_was_meant(codec: str) -
         next_, _ = s.strategy.aggregate_train(round_, replies)
         assert next_ is not None
         arrays = next_
-    residual = records.to_arrays(s.clients._contexts[3].state.array_records["residual"])
+    residual = records.to_arrays(s.clients.memory.of(3).array_records["residual"])
     for n, x in meant.items():
         np.testing.assert_allclose(sent[n] + residual[n], x, rtol=1e-4, atol=1e-5)
     assert max(float(np.abs(x).max()) for x in residual.values()) > 1e-3

@@ -99,7 +99,7 @@ def test_files_and_functions_stay_small() -> None:
         assert text.count("\n") <= 400, file
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 60, f"{file.name}:{node.name}"  # type: ignore[operator]
+                assert node.end_lineno - node.body[0].lineno < 60, f"{file.name}:{node.name}"  # type: ignore[operator]
 
 
 def test_only_one_file_knows_private_flower() -> None:

@@ -1,7 +1,9 @@
 """The round: failures, rejected payloads, bytes, memory and evaluation on clients."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,7 +110,9 @@ def test_a_failing_client_leaves_one_traceback_in_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     """Of clients that failed at the same time, and of those given up for it, nobody waits for an answer."""
-    run, s = begin(make_config({"clients": 4, "rounds": 2, "model.hidden": [8], "workers": workers}), tmp_path)
+    run, s = begin(
+        make_config({"clients": 4, "rounds": 2, "model.hidden": [8], "workers": workers, "engine": "local"}), tmp_path
+    )
 
     def fail(*_: object) -> None:
         raise ValueError("a broken disk")
@@ -237,7 +241,7 @@ def test_abandoned_clients_stop_training() -> None:
     """Closing a round does not wait for the local steps of clients that nobody needs."""
     import time
 
-    s = simulation(workers=2, **{"client.local_steps": 200_000})
+    s = simulation(workers=2, engine="local", **{"client.local_steps": 200_000})
     s.clients.cohort = 1
     playing = s.rounds(s.initial, 1, 1)
     began = time.monotonic()
@@ -245,10 +249,11 @@ def test_abandoned_clients_stop_training() -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    s.grid._grid._app = lambda message, context: (
-        interrupt() if message.metadata.dst_node_id == 1 else slow(message, context)
-    )  # type: ignore[attr-defined]
+    def app(message: Message, context: Any) -> Message:
+        return interrupt() if message.metadata.dst_node_id == 1 else slow(message, context)
+
     slow = client_app(s.trainer, s.strategy.codec, 0)
+    s.clients._crew = replace(s.clients._crew, app=app)  # type: ignore[attr-defined]
     with pytest.raises(KeyboardInterrupt):
         next(playing)
     assert time.monotonic() - began < 20  # the steps would take minutes

@@ -55,7 +55,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 def test_two_processes_give_the_same_bits(straight: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, totals = straight
-    again = simulate(tmp_path, *SHORT, "--workers", "2")
+    again = simulate(tmp_path, *SHORT, "--workers", "2", "--engine", "local")
     assert lines(tmp_path, again["run_dir"]) == lines(folder, totals["run_dir"])
     assert again["weights_sha256"] == totals["weights_sha256"]
 

@@ -134,11 +134,11 @@ def test_weights_kept_by_workers_are_the_servers_bits() -> None:
 def test_every_worker_holds_the_weights_of_the_round(optimizer: str) -> None:
     simulation = build(make_config(**{**SETTINGS, "strategy": {"name": "terngrad", "optimizer": optimizer}}))
     records_ = list(simulation.rounds(simulation.initial, 1, 4))
-    contexts = simulation.clients._contexts
+    memory = simulation.clients.memory
     before = {n: p.data for n, p in records_[-2].arrays.items()}  # what round 4 started from
-    assert len(contexts) == 4
-    for context in contexts.values():
-        assert {n: p.data for n, p in context.state.array_records["replica"].items()} == before
+    assert len(memory) == 4
+    for node in simulation.clients.get_node_ids():
+        assert {n: p.data for n, p in memory.of(node).array_records["replica"].items()} == before
 
 
 @pytest.mark.parametrize("change", [{"strategy.share": False}, {"strategy.ema": 0.0}, {"codec": "terngrad_base3"}])

@@ -9,6 +9,9 @@ from typer import Argument, Option
 def resume(
     run: Annotated[Path, Argument(help="The directory of a run.")],
     rounds: Annotated[int | None, Option(help="Play up to this many rounds instead of the run's own.", min=1)] = None,
+    engine: Annotated[str | None, Option(help="Play on here: local or ray; never changes a result.")] = None,
+    workers: Annotated[int | None, Option(help="How many train at once.", min=1)] = None,
+    ray_address: Annotated[str | None, Option(help="Join this Ray cluster: auto or HOST:PORT.")] = None,
     until: Annotated[str | None, Option(help="Stop early: accuracy=0.9 or up=10MB.")] = None,
     json: Annotated[bool, Option("--json", help="Print one JSON object at the end, on stdout.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="Say nothing but errors.")] = False,
@@ -24,5 +27,6 @@ def resume(
 
     if until:
         Until.parse(until)
-    opened, simulation = reopen(run, rounds=rounds)
+    where = {"engine": engine, "workers": workers, "ray_address": ray_address}
+    opened, simulation = reopen(run, rounds=rounds, **{k: v for k, v in where.items() if v is not None})
     return play_on_screen(opened, simulation, until=until, as_json=json, quiet=quiet)

@@ -24,7 +24,9 @@ SECTION = {
     "attack": "attack",
     "seed": "seed",
     "tolerate": "tolerate",
+    "engine": "engine",
     "workers": "workers",
+    "ray_address": "ray_address",
 }
 
 
@@ -57,7 +59,11 @@ def simulate(
     set_: Annotated[list[str] | None, Option("--set", metavar="K=V", help="Any other key; may be repeated.")] = None,
     until: Annotated[str | None, Option(help="Stop early: accuracy=0.9 or up=10MB.")] = None,
     tolerate: Annotated[float | None, Option(help="Share of a round's clients that may fail; default 0.")] = None,
-    workers: Annotated[int | None, Option(help="Threads that train clients; never changes a result.")] = None,
+    engine: Annotated[str | None, Option(help="local (default: threads) or ray; never changes a result.")] = None,
+    workers: Annotated[
+        int | None, Option(help="How many train at once; above 1, on Ray unless --engine local.")
+    ] = None,
+    ray_address: Annotated[str | None, Option(help="Join this Ray cluster: auto or HOST:PORT.")] = None,
     out: Annotated[Path, Option(help="Folder for run directories.")] = Path("runs"),
     json: Annotated[bool, Option("--json", help="Print one JSON object at the end, on stdout.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="Say nothing but errors.")] = False,

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from fedq._flower import NODE_UNAVAILABLE, Run
 from fedq.deploy.bundle import bundled, unbundled
 from fedq.errors import FedqError
-from fedq.grids.local import TIMED_OUT
+from fedq.grids.crew import TIMED_OUT
 
 log = logging.getLogger("fedq")
 

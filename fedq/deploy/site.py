@@ -25,7 +25,7 @@ from fedq.data.site import read_own, site_dataset
 from fedq.deploy.bundle import bundled, unbundled
 from fedq.deploy.memory import Memory
 from fedq.errors import FedqError
-from fedq.grids.local import CLIENT_RAISED
+from fedq.grids.crew import CLIENT_RAISED
 from fedq.kernels import active
 from fedq.messages import config, partition_of, round_of
 from fedq.strategies.proxy import ProxyOptions

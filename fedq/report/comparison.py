@@ -14,7 +14,7 @@ from fedq.report.units import duration, share, size
 from fedq.runs import Run, open_run
 from fedq.settings import flatten
 
-APART = ("seed", "data.dir", "workers")  # settings that may differ within a group
+APART = ("seed", "data.dir", "workers", "engine", "ray_address")  # settings that may differ within a group
 TASK = ("data", "model", "clients")  # what runs must share to be compared, with the seeds
 HINT = "runs/ holds them by default: fedq show runs"
 Found: TypeAlias = tuple[dict[str, Any], dict[int, Curve], tuple[Run, ...]]  # settings, a curve a seed, the runs

@@ -3,6 +3,7 @@
 Talk goes to stderr. Lines of rounds are data and go to stdout, or to stderr when stdout is kept for `--json`.
 """
 
+import logging
 import sys
 from collections.abc import Mapping
 from math import prod
@@ -68,7 +69,7 @@ def plan(simulation: Any, where: str = "", *, workers: str = "") -> str:
         "downlink": f"{most_down}{size(down)} a client ({top.downlink})",
         "total": f"{all_up}{size(up * total)} up and {all_down}{size(down * total)} down in {top.rounds} round{many}",
         "workers": workers
-        or f"{simulation.workers} thread{'s' if simulation.workers > 1 else ''} of this process"
+        or f"{simulation.clients}"
         + (f", {simulation.clients.cohort} clients at a time" if simulation.clients.cohort > 1 else ""),
     }
     warned = [f"  warning: {text}" for text in simulation.warnings]
@@ -110,8 +111,10 @@ class Screen:
         self._task = TaskID(0)
         self._up = 0
         self._seconds: list[float] = []
+        self._aloud = _Aloud(self)
 
     def __enter__(self) -> "Screen":
+        logging.getLogger("fedq.aloud").addHandler(self._aloud)
         if self._console.is_terminal and not self._quiet:
             text = TextColumn("{task.completed}/{task.total}  {task.fields[said]}", markup=False)
             self._bar = Progress(BarColumn(bar_width=20), text, console=self._console, transient=True)
@@ -120,6 +123,7 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
+        logging.getLogger("fedq.aloud").removeHandler(self._aloud)
         if self._bar is not None:
             self._bar.stop()
 
@@ -146,6 +150,19 @@ class Screen:
             left = (self._rounds - metrics["round"]) * sum(recent) / len(recent)
             said = f"accuracy {share(metrics['accuracy'])}   {size(self._up)} up   {duration(left)} left"
             self._bar.update(self._task, completed=metrics["round"], said=said)
+
+
+@final
+class _Aloud(logging.Handler):
+    """What happens meanwhile, and a person should know: said on the screen as it is logged."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it."""
+        self._screen.say(record.getMessage())
 
 
 def _spread(metrics: Mapping[str, Any]) -> str:
