@@ -103,7 +103,7 @@ def test_files_and_functions_stay_small() -> None:
 
 
 def test_only_one_file_knows_private_flower() -> None:
-    public = ("flwr.app", "flwr.clientapp", "flwr.serverapp")
+    public = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.simulation")
     for file in PACKAGE.rglob("*.py"):
         private = {n for n in imports(file) if n.split(".")[0] == "flwr" and not n.startswith(public)}
         assert not private or file.name == "_flower.py", f"{file.name}: {private}"
