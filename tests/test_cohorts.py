@@ -1,5 +1,6 @@
 """K clients together are each alone: to float32 rounding where weights are stacked, and whatever the workers."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from fedq.build import Simulation, build
+from fedq.clients.app import train_ahead
 from fedq.config import make_config
 from fedq.kernels import records
 from fedq.models import model
@@ -115,6 +117,16 @@ def test_cohorts_do_not_depend_on_workers() -> None:
     config = make_config(**SETTINGS, strategy="fedvote", client="latent")
     one, three = final(build(config)), final(build(config.with_(workers=3, engine="local")))
     assert all((one[n] == three[n]).all() for n in one)
+
+
+@pytest.mark.parametrize("codec", ["float32", "binary", "ternary_base3", "qsgd4", "topk10"])
+def test_packing_together_changes_no_bit(codec: str) -> None:
+    config = make_config({**SETTINGS, "codec": codec}, strategy="fedavg", client="sgd")
+    together, each = build(config), build(config)
+    crew = each.clients._crew
+    each.clients._crew = replace(crew, ahead=train_ahead(each.trainer, None, config.top.seed))
+    one, other = final(together), final(each)
+    assert all((one[n] == other[n]).all() for n in one)
 
 
 def test_clients_of_unequal_steps_train_alone() -> None:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def fedq(file: Path, rounds: int, **settings: Any) -> Iterator[float]:
             **settings,
         )  # fmt: skip
         simulation = build(config)
-        with (Path(room) / "metrics.jsonl").open("w", encoding="utf-8") as lines:
+        simulation.open()
+        with closing(simulation), (Path(room) / "metrics.jsonl").open("w", encoding="utf-8") as lines:
             for record in islice(simulation.rounds(simulation.initial, 1, rounds + 1), rounds):
                 lines.write(json.dumps(record.metrics()) + "\n")
                 lines.flush()
@@ -177,6 +179,7 @@ def _network(model: str) -> Any:
 
 CONTENDERS: dict[str, Callable[[Path, int], Iterator[float]]] = {
     "fedq": partial(fedq, strategy="fedavg"),
+    "fedq ray": partial(fedq, strategy="fedavg", engine="ray", workers=2),
     "fedq binary": partial(fedq, strategy="fedavg", codec="binary"),
     "fedq fedvote": partial(fedq, strategy="fedvote"),
     "flower": flower,

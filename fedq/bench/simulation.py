@@ -20,7 +20,7 @@ import psutil
 from fedq.bench.work import JOBS, Job
 from fedq.errors import FedqError
 
-OWN = ("fedq", "fedq binary", "fedq fedvote", "flower", "loop", "two loops")
+OWN = ("fedq", "fedq ray", "fedq binary", "fedq fedvote", "flower", "loop", "two loops")
 REFERENCE = "loop"
 _LATER = 3  # rounds until everything is warm
 _LIMIT = 600.0  # seconds a contender may take
