@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from os import cpu_count
 from typing import Any, final
@@ -21,19 +21,23 @@ from fedq.clients import client
 from fedq.clients.app import client_app, encode_mod, train_ahead
 from fedq.clients.feedback import check_feedback, feedback_mod
 from fedq.clients.local import LocalAlgorithm
+from fedq.clients.private import Private, check_promise
 from fedq.clients.proxy import ProxySet
 from fedq.clients.shards import Shards
 from fedq.clients.trainer import Trainer
 from fedq.config import RunConfig, blaming, make_config
 from fedq.data import Dataset, Examples, Inputs, load
-from fedq.data.partition import label_shares, partition
+from fedq.data.partition import by_group, column, label_shares, partition
 from fedq.data.proxy import hold_proxy
+from fedq.data.text import TextInputs
 from fedq.errors import FedqError
 from fedq.grids import Crew, LocalGrid, SimulatedGrid
 from fedq.kernels import codec, records
 from fedq.kernels.records import Arrays
 from fedq.ledger import Ledger, MeteredGrid
+from fedq.models import model
 from fedq.models.network import Blueprint
+from fedq.models.pretrained import Pretrained
 from fedq.participation import Population, participation
 from fedq.rounds import Evaluation, RoundRecord, rounds
 from fedq.strategies import PackedStrategy, Setup, strategy
@@ -66,6 +70,11 @@ class Simulation:
         """Loss and accuracy on the test examples."""
         return self.trainer.score(weights, self.data.test)
 
+    @property
+    def promise(self) -> str:
+        """What privacy the run promises, of what and to whom; empty where none."""
+        return self.trainer.private.promise() if self.trainer.private else ""
+
     def state(self) -> dict[str, Any]:
         """What must survive a checkpoint besides the model: the strategy's state, and what clients keep."""
         return {"strategy": self.strategy.state(), "clients": self.clients.state()}
@@ -74,6 +83,8 @@ class Simulation:
         """Take back what `state` gave."""
         self.strategy.restore(state["strategy"])
         self.clients.restore(state["clients"])
+        if self.strategy.private:
+            _check_ledgers(state["strategy"]["spent"], state["clients"])
 
     def open(self) -> None:
         """Take what the run needs besides memory: workers in other processes. FedqError FQ206 where there are none."""
@@ -112,14 +123,18 @@ def build(config: RunConfig, site: tuple[int, Dataset] | None = None) -> Simulat
     """
     _flower.quiet()
     with blaming(config.origins):
-        ground = _Ground(config, site)
+        config, ground = _settled(config, site)
         parts = _parts(config, ground)
-        top, drawn, server = config.top, ground.blueprint.initial_weights(), parts.strategy
+        top, server = config.top, parts.strategy
+        drawn = ground.blueprint.initial_weights(merged=server.merges)
         if site is None:
             server.setup.participation.probabilities()  # rates above 1 are told now
         initial = server.initial(drawn, ground.blueprint.hidden(), top.seed)
         (data, own), trained = ground.data, sum(x.size for x in initial.values())
         warned = (*_check_norms(config, ground.blueprint), *_check_proxy(config, own), *parts.warnings)
+        if parts.trainer.private:
+            sizes = {len(held) for held in ground.held}
+            check_promise(parts.trainer.private, config.model.name, ground.blueprint, sizes, top.rounds)
         together = parts.trainer.together and server.together
         cohort = _cohort(trained, config.client.options.batch_size) if together else 1
         clients = _engine(config, ground, parts.crew, cohort, trained)
@@ -145,9 +160,10 @@ def _parts(config: RunConfig, ground: "_Ground") -> _Parts:
     coming = participation(config.participation.name)(population, config.participation.options)
     who = attackers(top.attack, top.clients, top.seed) if top.attack else None
     bad = who.partitions if who else frozenset[int]()
-    setup = Setup(coming, codec(top.codec), codec(top.downlink), o.lr, top.rounds, bad, lambda: ground.proxy)
+    both, scaling = (codec(top.codec), codec(top.downlink)), getattr(config.model.options, "scaling", 1.0)
+    setup = Setup(coming, *both, o.lr, top.rounds, bad, lambda: ground.proxy, scaling)
     server: PackedStrategy = strategy(config.strategy.name)(setup, config.strategy.options)
-    algorithm: LocalAlgorithm = client(config.client.name)(o)
+    algorithm: LocalAlgorithm | Private = client(config.client.name)(o)
     _check_client(config, server, algorithm)
     wire = Wire(server.codec, server.sends, top.seed)
     if who:
@@ -192,6 +208,26 @@ def _cohort(weights: int, batch: int) -> int:
     return max(8, min(32, 2**17 // weights)) if weights * batch <= 4_000_000 else 1
 
 
+def _settled(config: RunConfig, site: tuple[int, Dataset] | None) -> tuple[RunConfig, "_Ground"]:
+    """The config with as many clients as its data have groups, where they are shared by a column."""
+    ground = _Ground(config, site)
+    if site or not column(config.top.data.partition):
+        return config, ground
+    found, given = len(ground.held), config.origins.get("clients")
+    if given is not None and given.value != found:
+        raise FedqError(
+            "FQ105",
+            f"{given.value} clients, but partition `{config.top.data.partition}` makes {found}",
+            key="clients",
+            hint="leave --clients out",
+        )
+    top = config.top.model_copy(update={"clients": found})
+    if top.per_round and top.per_round > found:
+        raise FedqError("FQ105", f"{top.per_round} clients per round, but there are {found} clients", key="per_round")
+    ground._config = config = replace(config, top=top)
+    return config, ground
+
+
 @final
 class _Ground:
     """What a config's parts stand on, each made when it is first wanted: wrong settings are told before data load."""
@@ -208,7 +244,9 @@ class _Ground:
         top, o = self._config.top, self._config.strategy.options
         if self._site:
             return self._site[1], None
-        data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
+        columns = (top.data.text_column or "", top.data.label_column or "")
+        by = column(top.data.partition)
+        data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed, columns=columns, by=by)
         held = isinstance(o, ProxyOptions)
         return hold_proxy(data, o.proxy, o.proxy_per_class, top.seed) if held else (data, None)
 
@@ -217,21 +255,34 @@ class _Ground:
         """Each client's examples, as indices."""
         if self._shared:
             return self._shared[1]  # type: ignore[no-any-return]
-        top = self._config.top
+        top, train = self._config.top, self.data[0].train
         if self._site:
-            own = np.arange(len(self.data[0].train))
+            own = np.arange(len(train))
             return [own if k == self._site[0] else own[:0] for k in range(top.clients)]
-        return partition(self.data[0].train.y, top.data.partition, top.clients, top.seed)
+        if column(top.data.partition):
+            assert train.group is not None, "it is loaded with the data"
+            return by_group(train.group)
+        return partition(train.y, top.data.partition, top.clients, top.seed)
 
     def labels(self) -> NDArray[np.float64]:
         """The share of each label in each client's data."""
         return label_shares(self.data[0].train.y, self.held)
 
     @cached_property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> Inputs | TextInputs:
         """The data as networks are fed them."""
-        top = self._config.top
-        return Inputs(self.data[0], top.data.scale, top.data.augment)
+        top, chosen = self._config.top, self._config.model
+        if not self.data[0].texts:
+            return Inputs(self.data[0], top.data.scale, top.data.augment)
+        kind = model(chosen.name)
+        if not (isinstance(kind, type) and issubclass(kind, Pretrained)):
+            raise FedqError(
+                "FQ105",
+                f"`{chosen.name}` takes images, and these data are texts",
+                key="model.name",
+                hint="--model minilm_lora",
+            )
+        return TextInputs(self.data[0], kind.reader(chosen.options))
 
     @cached_property
     def blueprint(self) -> Blueprint:
@@ -247,6 +298,18 @@ class _Ground:
         return ProxySet(self.blueprint, self.inputs, own)
 
 
+def _check_ledgers(spent: Mapping[str, Any], clients: Mapping[str, NDArray[np.uint8]]) -> None:
+    """FedqError FQ205 if a client that has spent privacy lacks its ledger."""
+    for partition_ in map(int, spent):
+        kept = clients.get(str(partition_ + 1))
+        if kept is None or "ledger" not in _flower.from_bytes(kept.tobytes()):
+            raise FedqError(
+                "FQ205",
+                f"the privacy ledger of client {partition_} is missing: what it would spend further cannot be told",
+                hint="start a new run; what was released before still counts against these data",
+            )
+
+
 def _check_proxy(config: RunConfig, held: Examples | None) -> Iterator[str]:
     if held and config.strategy.options.proxy == "test":
         yield (
@@ -259,13 +322,22 @@ def _check_feedback(config: RunConfig, server: PackedStrategy) -> tuple[str, ...
     return check_feedback(config.strategy.name, server.sends, server.codec, asked_first=server.asks_first)
 
 
-def _check_client(config: RunConfig, server: PackedStrategy, algorithm: LocalAlgorithm) -> None:
+def _check_client(config: RunConfig, server: PackedStrategy, algorithm: LocalAlgorithm | Private) -> None:
     if server.client and config.client.name != server.client:
         raise FedqError(
             "FQ105",
             f"`{config.strategy.name}` needs the client `{server.client}`, not `{config.client.name}`",
             key="client.name",
             hint="leave client.name out: the strategy knows its own",
+        )
+    if isinstance(algorithm, Private) != server.private:
+        raise FedqError(
+            "FQ105",
+            f"`{config.client.name}` keeps a privacy ledger, and `{config.strategy.name}` reads none"
+            if isinstance(algorithm, Private)
+            else f"`{config.strategy.name}` needs a private client, and `{config.client.name}` is none",
+            key="client.name",
+            hint="--strategy dp_lora",
         )
     if (server.sends == "gradient") != (algorithm.returns == "gradient"):
         wanted = "a gradient" if server.sends == "gradient" else "weights"

@@ -63,7 +63,9 @@ class DataOptions(Options):
         description="a data set: digits, mnist, fashion_mnist, cifar10 or owner/name of the hub",
     )
     dir: str = Field("", description="a folder in the hub's layout to read it from")
-    partition: str = Field("dirichlet:0.5", description="iid, dirichlet:ALPHA or fedau:ALPHA")
+    text_column: str | None = Field(None, description="the column of the texts, where data are texts")
+    label_column: str | None = Field(None, description="the column of their labels")
+    partition: str = Field("dirichlet:0.5", description="iid, dirichlet:ALPHA, fedau:ALPHA or by:COLUMN")
     holdout: float = Field(0.2, gt=0, lt=1, description="share held out for testing where there is no test split")
     scale: Literal["standard", "unit"] = Field(
         "standard",
@@ -161,12 +163,16 @@ class RunConfig:
         given = named(flatten({k.replace("__", "."): v for k, v in changes.items()}))
         now = flatten(self.as_dict())
         gone = replaced(now, given, also_chosen=True)
+        if self.top.data.partition.startswith("by:") and "clients" not in self.origins:
+            gone.add("clients")  # the data say how many
         return make_config({**{k: v for k, v in now.items() if k not in gone}, **given})
 
 
 def hash_of(values: Mapping[str, Any]) -> str:
     """The hash of a resolved config's keys, as `RunConfig.as_dict` or a run.toml gives them."""
     kept = {k: v for k, v in flatten(values).items() if k not in NOT_HASHED}
+    if str(kept.get("data.partition", "")).startswith("by:"):
+        kept.pop("clients", None)  # it follows from the data
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -247,13 +253,15 @@ def replaced(now: Mapping[str, Any], given: Mapping[str, Any], *, also_chosen: b
     changed = {p for p in PARTS if (old := now.get(f"{p}.name")) is not None and given.get(f"{p}.name", old) != old}
     gone = {k for k in now if EITHER.get(k) in given or ("." in k and k.split(".")[0] in changed)}
     if "strategy" in changed:
-        own = _brought(now["strategy.name"])
+        own, new = _brought(now["strategy.name"]), _brought(given["strategy.name"])
         brought = {"client.name": "sgd", "codec": "float32", "downlink": "float32", **own}
         gone |= {k for k, v in now.items() if k in brought and v == brought[k]}
         if also_chosen:
             gone |= {k for k in now if k in own or k == "codec" or k.startswith("client.")}
         elif "client.name" in gone - given.keys():
             gone |= {k for k in now if k.startswith("client.")}
+        if "model.name" in {**own, **new} and now.get("model.name") == own.get("model.name", "mlp"):
+            gone |= {k for k in now if k.startswith("model.")}
     return gone
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 from fedq.errors import FedqError, nearest
 
@@ -39,3 +40,15 @@ def find(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
     for point in entry_points(group=f"fedq.{GROUPS[kind]}", name=name):
         return point.load()
     raise FedqError("FQ101", f"unknown {kind} `{name}`", hint=nearest(name, names(kind, registry)))
+
+
+def extra(module: str, group: str) -> Any:
+    """A module that comes with an extra of fedq. FedqError FQ206 if it is not installed."""
+    try:
+        with catch_warnings():
+            simplefilter("ignore")  # what such packages say to their own developers
+            return import_module(module)
+    except ImportError as error:
+        raise FedqError(
+            "FQ206", f"this needs a package that is not installed: {error}", hint=f'pip install "fedq[{group}]"'
+        ) from error

@@ -30,8 +30,9 @@ class RoundRecord:
     """What happened in one round; everything but `arrays` is a line of metrics.jsonl. None where it does not apply.
 
     Bytes are payload bytes of training messages, those of a first exchange included; `evaluate_bytes` those of client
-    evaluation, both ways; wire bytes (transport and TLS included) exist in deployments only. `strategy` is what the
-    strategy shows of its state. `seconds` is wall time.
+    evaluation, both ways; wire bytes (transport and TLS included) exist in deployments only. `epsilon` is what the
+    client that spent most has spent in all rounds so far, at `delta`; None where its noise was none, or can be drawn
+    again. `strategy` is what the strategy shows of its state. `seconds` is wall time.
     """
 
     round: int
@@ -47,6 +48,7 @@ class RoundRecord:
     failed: int
     rejected: int
     epsilon: float | None
+    delta: float | None
     client_accuracy: float | None
     client_accuracy_std: float | None
     evaluate_bytes: int | None
@@ -115,7 +117,8 @@ def rounds(
             clients=tally.clients,
             failed=tally.failed,
             rejected=tally.rejected,
-            epsilon=None,
+            epsilon=strategy.privacy()[0],
+            delta=strategy.privacy()[1],
             **_client_scores(strategy, grid, arrays, round_, due and evaluation.clients, tolerate),
             strategy=strategy.shown(),
             seconds=perf_counter() - started,

@@ -23,9 +23,13 @@ log = logging.getLogger("fedq")
 def begin(config: RunConfig, out: str | Path) -> tuple[Run, Simulation]:
     """A new run directory and the parts to play it; the initial model is its first checkpoint."""
     simulation = build(config)
+    config = simulation.config
     top = config.top
     name = f"{config.strategy.name}-{top.data.name.replace('/', '--')}-s{top.seed}-{config.hash[:6]}"
-    run = Run.create(out, name, config.to_toml(), {"config_hash": config.hash, "data_sha256": simulation.data.checksum})
+    about = {"config_hash": config.hash, "data_sha256": simulation.data.checksum}
+    if simulation.promise:
+        about["privacy"] = simulation.promise
+    run = Run.create(out, name, config.to_toml(), about)
     run.checkpoint(0, simulation.initial, simulation.state())
     return run, simulation
 
@@ -70,7 +74,7 @@ def _rebuilt(run: Run, rounds: int | None, where: dict[str, Any]) -> Simulation:
             where=str(path),
             hint=f"give back the old data, or start a new run: fedq simulate {path / 'run.toml'}",
         )
-    run.configure(config.to_toml(), config_hash=config.hash)
+    run.configure(simulation.config.to_toml(), config_hash=simulation.config.hash)
     return simulation
 
 

@@ -310,8 +310,12 @@ def check_client(name: str, **settings: Any) -> None:
     import torch
 
     from fedq.clients import client
+    from fedq.clients.private import Private, check_private
 
     algorithm = client(name)(client(name).Options(**{"local_steps": 8, **settings}))
+    if isinstance(algorithm, Private):
+        check_private(name, type(algorithm), **settings)
+        return
     w_KD = torch.from_numpy(rng(0, "w").uniform(-0.5, 0.5, (3, 12)).astype(np.float32))
     batches = [_toy_batch(step, 3) for step in range(8)]
     before = w_KD.clone()

@@ -10,6 +10,7 @@ from fedq.models import MODELS, model
 from fedq.models.dropout import Dropout, rekey_
 from fedq.models.network import Blueprint, Network
 
+IMAGES = [n for n in MODELS if not n.endswith("_lora")]
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 
 
@@ -79,7 +80,7 @@ def test_resnet20_norms() -> None:
     torch.testing.assert_close(module(x)[:1], module(x[:1]))
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if n not in ("mlp", "fedlaw_mlp", "resnet20")])
+@pytest.mark.parametrize("name", [n for n in IMAGES if n not in ("mlp", "fedlaw_mlp", "resnet20")])
 def test_images_that_are_too_small(name: str) -> None:
     with pytest.raises(FedqError, match="images must be at least") as error:
         blueprint(name, (1, 3, 3)).initial_weights()
@@ -92,7 +93,7 @@ def test_mlp_without_norm_has_biases() -> None:
     assert sum(x.size for x in drawn.values()) == 2_410
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGES)
 def test_network_equals_the_module(name: str) -> None:
     """Loss and gradient through the flat vector equal torch's own; an evaluation leaves the weights alone."""
     plan = blueprint(name)
@@ -134,7 +135,7 @@ def test_initial_weights_are_keyed_he_normal() -> None:
             assert abs(x.std() / np.sqrt(2 / np.prod(x.shape[1:])) - 1) < 0.15
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGES)
 def test_initial_weights_leave_torch_alone(name: str) -> None:
     """Twice the same, another seed another draw, and torch's global generator is not touched."""
     plan, before = blueprint(name), torch.get_rng_state()

@@ -12,6 +12,9 @@ SECTION = {
     "error_feedback": "error_feedback",
     "data": "data.name",
     "data_dir": "data.dir",
+    "text_column": "data.text_column",
+    "label_column": "data.label_column",
+    "test_share": "data.holdout",
     "model": "model.name",
     "clients": "clients",
     "per_round": "per_round",
@@ -20,6 +23,8 @@ SECTION = {
     "local_steps": "client.local_steps",
     "batch_size": "client.batch_size",
     "lr": "client.lr",
+    "epsilon": "client.epsilon",
+    "delta": "client.delta",
     "partition": "data.partition",
     "attack": "attack",
     "seed": "seed",
@@ -41,6 +46,9 @@ def simulate(
         str | None, Option(help="digits (default), mnist, fashion_mnist, cifar10, or owner/name of the hub.")
     ] = None,
     data_dir: Annotated[Path | None, Option(help="Read the data from this folder, in the hub's layout.")] = None,
+    text_column: Annotated[str | None, Option(help="Data are texts: the column they stand in.")] = None,
+    label_column: Annotated[str | None, Option(help="The column of their labels.")] = None,
+    test_share: Annotated[float | None, Option(help="Share held out for testing, without a test split.")] = None,
     model: Annotated[str | None, Option(help="mlp (default), lenet5, fedvote_lenet5 ...: fedq show models")] = None,
     clients: Annotated[int | None, Option(help="Partitions of the data, each one client; default 20.")] = None,
     per_round: Annotated[int | None, Option(help="Clients that take part in a round; default all.")] = None,
@@ -51,7 +59,11 @@ def simulate(
     local_steps: Annotated[int | None, Option(help="Minibatch steps of a client in a round; default 20.")] = None,
     batch_size: Annotated[int | None, Option(help="Examples in a minibatch; default 32.")] = None,
     lr: Annotated[float | None, Option(help="Learning rate; default 0.05, 0.005 for signsgd.")] = None,
-    partition: Annotated[str | None, Option(help="iid, dirichlet:ALPHA or fedau:ALPHA; default dirichlet:0.5.")] = None,
+    epsilon: Annotated[float | None, Option(help="Privacy that dp_lora may spend in all rounds; default 8.")] = None,
+    delta: Annotated[float | None, Option(help="The delta that goes with it; default 1e-5.")] = None,
+    partition: Annotated[
+        str | None, Option(help="iid, dirichlet:A, fedau:A, by:COLUMN; default dirichlet:0.5.")
+    ] = None,
     attack: Annotated[
         str | None, Option(metavar="NAME:SHARE", help="Clients that attack, a share or a number: fedq show attacks.")
     ] = None,

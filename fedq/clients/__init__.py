@@ -14,6 +14,7 @@ CLIENTS: dict[str, str] = {
     "gradient": "fedq.clients.gradient:Gradient",
     "fedprox": "fedq.clients.fedprox:FedProx",
     "feddyn": "fedq.clients.feddyn:FedDyn",
+    "dp_sgd": "fedq.clients.dp_sgd:DpSgd",
     "signum": "fedq.clients.signum:Signum",
 }
 

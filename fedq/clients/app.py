@@ -5,19 +5,21 @@ Mods wrap the train function: the outermost packs (with error feedback or withou
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from numpy.typing import NDArray
 
 from fedq.clients.replica import replica_mod
-from fedq.clients.trainer import Trainer
+from fedq.clients.trainer import Beside, Trainer
 from fedq.errors import FedqError
 from fedq.kernels import PackedCodec, records
 from fedq.kernels.records import Arrays
-from fedq.messages import arrays, config, partition_of, reply_to, round_of
+from fedq.messages import arrays, config, metrics, partition_of, reply_to, round_of
+from fedq.privacy.ledger import Ledger
 
 
 def client_app(
@@ -52,12 +54,16 @@ def client_app(
         place, told = (round_of(message), partition_of(context)), config(message.content)
         trained = trainer.ready(*place)
         if trained is None:
-            memory = decoded(context.state, "memory") if "memory" in context.state else None
-            trained = trainer.train(decoded(message.content), *place, memory, told)
+            trained = trainer.train(decoded(message.content), *place, told, beside(message.content, context.state))
         if trained.memory:
             context.state["memory"] = records.to_record(trained.memory)
         sent = records.to_record(trained.arrays) if trained.packed is None else trained.packed
-        return reply_to(message, sent, trained.examples, trained.loss)
+        reply = reply_to(message, sent, trained.examples, trained.loss)
+        if trained.ledger is not None:
+            context.state["ledger"] = ConfigRecord({**trained.ledger.record()})
+            told = metrics(reply.content)
+            told["epsilon"], told["delta"] = trained.ledger.epsilon(trainer.delta), trainer.delta
+        return reply
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -66,6 +72,17 @@ def client_app(
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
     return app
+
+
+def beside(content: RecordDict, kept: RecordDict) -> Beside:
+    """What a client kept from its last round, and the arrays of a message that are not trained."""
+    ledger: Any = kept.get("ledger")
+    return Beside(
+        memory=decoded(kept, "memory") if "memory" in kept else None,
+        ledger=Ledger.of(ledger) if ledger else Ledger(),
+        fixed=decoded(content, "fixed") if "fixed" in content else {},
+        previous=decoded(content, "previous") if "previous" in content else None,
+    )
 
 
 def train_ahead(

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedq.data import Examples, Inputs
+from fedq.data.text import TextInputs
 from fedq.kernels.records import Arrays
 from fedq.models.network import Blueprint, Network
 
@@ -15,7 +16,7 @@ from fedq.models.network import Blueprint, Network
 class ProxySet:
     """Labelled examples that the server holds."""
 
-    def __init__(self, blueprint: Blueprint, inputs: Inputs, examples: Examples) -> None:
+    def __init__(self, blueprint: Blueprint, inputs: Inputs | TextInputs, examples: Examples) -> None:
         self.size = len(examples)
         self._blueprint = blueprint
         x, self._y = inputs.tensors(examples)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedq.clients.local import Batches, TrainOptions
 from fedq.data import Dataset, Examples, Inputs
+from fedq.data.text import TextInputs
 from fedq.rng import rng, rngs
 
 
@@ -16,7 +17,7 @@ from fedq.rng import rng, rngs
 class Shards:
     """Which training examples each partition holds; a share of each may be kept from training, to evaluate on."""
 
-    inputs: Inputs
+    inputs: Inputs | TextInputs
     indices: Sequence[NDArray[np.int64]]
     kept: float
     seed: int

@@ -6,7 +6,7 @@ may train at once, each with a network of its own.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import isfinite
 from queue import Empty, LifoQueue
@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedq.clients.local import Batches, LocalAlgorithm, Remembering, TrainOptions
+from fedq.clients.private import Own, Private
 from fedq.clients.shards import Shards
 from fedq.data import Examples
 from fedq.errors import FedqError
@@ -27,6 +29,7 @@ from fedq.kernels import active as kernels
 from fedq.kernels.records import Arrays
 from fedq.models.network import Blueprint, Network
 from fedq.models.stacked import Stacked, stackable
+from fedq.privacy.ledger import Ledger
 
 Sends = Literal["weights", "updates", "gradient"]
 
@@ -39,8 +42,9 @@ class Abandoned(Exception):  # noqa: N818 - not an error
 class Trained:
     """What one client made of a round: named arrays to send, examples it holds, mean loss of its local steps.
 
-    `memory` is what a remembering algorithm wants back in the client's next round, empty for others. `packed` are the
-    arrays as they travel, where those of many clients were packed at once; `arrays` is then empty.
+    `memory` is what a remembering algorithm wants back in the client's next round, empty for others; `ledger` what a
+    private one has released so far. `packed` are the arrays as they travel, where those of many clients were packed at
+    once; `arrays` is then empty.
     """
 
     arrays: Arrays
@@ -48,6 +52,17 @@ class Trained:
     loss: float
     memory: Arrays
     packed: ArrayRecord | None = None
+    ledger: Ledger | None = None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What comes with a client's round beside the weights: what it kept, and further arrays of the message."""
+
+    memory: Arrays | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+    fixed: Arrays = field(default_factory=dict)  # values of weights that are not trained
+    previous: Arrays | None = None  # the weights of the round before
 
 
 Pack = Callable[[Arrays, int, Sequence[int]], list[ArrayRecord]]  # arrays [K, ...], round and partitions -> K records
@@ -61,7 +76,7 @@ class Trainer:
         self,
         blueprint: Blueprint,
         shards: Shards,
-        algorithm: LocalAlgorithm | Remembering,
+        algorithm: LocalAlgorithm | Remembering | Private,
         options: TrainOptions,
         *,
         sends: Sends,
@@ -84,14 +99,26 @@ class Trainer:
         weights: Arrays,
         round_: int,
         partition: int,
-        memory: Arrays | None = None,
         told: Mapping[str, Any] = MappingProxyType({}),
+        beside: Beside = Beside(),
     ) -> Trained:
         """Train the client of `partition` from the named global `weights`, and what it kept from its last round.
 
         `told` is what the round's message tells clients, such as FedProx's `proximal-mu`.
         """
-        return self._trained(weights, round_, [partition], told, memory).of(0)
+        if isinstance(self._algorithm, Private):
+            return self._released(weights, round_, partition, told, beside)
+        return self._trained(weights, round_, [partition], told, beside.memory).of(0)
+
+    @property
+    def delta(self) -> float:
+        """The delta at which private clients tell their epsilon."""
+        return float(getattr(self._options, "delta"))  # noqa: B009 - only options of private algorithms have it
+
+    @property
+    def private(self) -> Private | None:
+        """The algorithm, if it keeps a ledger."""
+        return self._algorithm if isinstance(self._algorithm, Private) else None
 
     @contextmanager
     def ahead(
@@ -123,7 +150,7 @@ class Trainer:
     @cached_property
     def together(self) -> bool:
         """Whether K clients can train at once: the network, the algorithm, and as many steps for each."""
-        alike = self._options.local_epochs is None and not isinstance(self._algorithm, Remembering)
+        alike = self._options.local_epochs is None and not isinstance(self._algorithm, Remembering | Private)
         return alike and stackable(self._blueprint.module())
 
     def _trained(
@@ -136,8 +163,8 @@ class Trainer:
         *,
         stacked: bool = False,
     ) -> "_Cohort":
-        options = self._options.at(round_, told)
-        algorithm = self._algorithm if options is self._options else type(self._algorithm)(options)
+        algorithm, options = self._at(round_, told)
+        assert not isinstance(algorithm, Private)
         batches = self._unless_stopped(self._shards.batches(partitions, options, round_))
         with self._network(weights, alone=not stacked) as network:
             start_D = network.flatten(weights)
@@ -152,6 +179,33 @@ class Trainer:
             sent_KD = end_KD - start_KD if self._sends == "updates" else end_KD
             examples_K = [self._shards.examples(partition) for partition in partitions]
             return _Cohort(network.unflatten(sent_KD), loss_K.tolist(), examples_K, kept_K)
+
+    def _at(self, round_: int, told: Mapping[str, Any]) -> tuple[LocalAlgorithm | Remembering | Private, TrainOptions]:
+        """The algorithm and its options in a round."""
+        options = self._options.at(round_, told)
+        return self._algorithm if options is self._options else type(self._algorithm)(options), options
+
+    def _released(
+        self, weights: Arrays, round_: int, partition: int, told: Mapping[str, Any], beside: Beside
+    ) -> Trained:
+        """What a client with a ledger made of the round."""
+        algorithm, _ = self._at(round_, told)
+        assert isinstance(algorithm, Private)
+        where = self._shards.training(partition)
+        with self._network(weights) as network:
+            network.fix_(beside.fixed)
+            start_D = network.flatten(weights)
+            before_D = network.flatten(beside.previous) if beside.previous else None
+
+            def taken(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+                if self.stop.is_set():
+                    raise Abandoned
+                return self._shards.inputs.tensors(self._shards.taken(partition, where[indices]))
+
+            own = Own(len(where), taken, (round_, partition), told, before_D)
+            end_D, loss, ledger = algorithm.release(network, start_D, own, beside.ledger)
+            sent_KD = (end_D - start_D if self._sends == "updates" else end_D)[None]
+            return replace(_Cohort(network.unflatten(sent_KD), [loss], [len(where)], [{}]).of(0), ledger=ledger)
 
     def _unless_stopped(self, batches: Batches) -> Batches:
         for batch in batches:

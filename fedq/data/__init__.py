@@ -20,8 +20,12 @@ DATA: dict[str, str] = {
 }
 
 
-def load(name: str, folder: str, *, holdout: float, seed: int) -> Dataset:
+def load(
+    name: str, folder: str, *, holdout: float, seed: int, columns: tuple[str, str] = ("", ""), by: str = ""
+) -> Dataset:
     """Load a data set by name, from `folder` if that is not empty.
+
+    `columns` are those of the texts and their labels, empty for images; `by` one that groups examples, if not empty.
 
     `holdout` is the share of the training data kept for testing where a data set has no test split, chosen by a
     permutation keyed with `seed`. FedqError FQ101, FQ201 or FQ202 if there is no such data or it cannot be used.
@@ -41,6 +45,20 @@ def load(name: str, folder: str, *, holdout: float, seed: int) -> Dataset:
             key="data.dir",
             hint="name your data: --data NAME --data-dir PATH",
         )
+    if any(columns) and not all(columns):
+        lacks = "data.label_column" if columns[0] else "data.text_column"
+        raise FedqError(
+            "FQ105",
+            "texts need both columns: that of the texts and that of their labels",
+            key=lacks,
+            hint="--text-column COLUMN --label-column COLUMN",
+        )
+    if any(columns):
+        from fedq.data import text
+
+        if not folder and "/" not in name:
+            raise FedqError("FQ105", f"`{name}` are no texts", key="data.name", hint="--data-dir DIR, or owner/name")
+        return text.load(name, name, folder, *columns, by, holdout=holdout, seed=seed)
     if name not in names("data set", DATA):
         if not folder and "/" not in name:
             raise FedqError(
@@ -51,8 +69,15 @@ def load(name: str, folder: str, *, holdout: float, seed: int) -> Dataset:
             )
         from fedq.data import hub
 
-        return hub.load(name, name, folder, holdout=holdout, seed=seed)
+        return hub.load(name, name, folder, holdout=holdout, seed=seed, by=by)
     loader: Callable[..., Dataset] = find("data set", name, DATA)
+    if by:
+        raise FedqError(
+            "FQ105",
+            f"`{name}` has no column `{by}`",
+            key="data.partition",
+            hint="--data-dir reads a folder with such a column; iid, dirichlet:ALPHA and fedau:ALPHA need none",
+        )
     return loader(folder=folder, holdout=holdout, seed=seed)
 
 

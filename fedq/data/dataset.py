@@ -1,9 +1,9 @@
-"""Labelled images in memory, as bytes; scaled when they are wanted."""
+"""Labelled images in memory, as bytes; scaled when they are wanted. Or labelled texts."""
 
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,17 +18,18 @@ Scale = Literal["standard", "unit"]
 
 @dataclass(frozen=True)
 class Examples:
-    """Images [N, C, H, W] of bytes, and labels [N]."""
+    """Images [N, C, H, W] of bytes or texts [N], labels [N], and the group that each belongs to, if there are any."""
 
-    x: NDArray[np.uint8]
+    x: NDArray[Any]
     y: NDArray[np.int64]
+    group: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def take(self, indices: NDArray[np.int64]) -> "Examples":
         """The examples at these indices, copied."""
-        return Examples(self.x[indices], self.y[indices])
+        return Examples(self.x[indices], self.y[indices], None if self.group is None else self.group[indices])
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Dataset:
         labels = np.concatenate([self.train.y, self.test.y])
         if labels.min() < 0 or labels.max() >= self.classes:
             raise FedqError("FQ202", f"`{self.name}` has labels outside 0 ... {self.classes - 1}")
+
+    @property
+    def texts(self) -> bool:
+        """Whether examples are texts."""
+        return self.train.x.dtype == object
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,10 +89,10 @@ class Dataset:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 over all images and labels, however they are split, for provenance."""
+        """SHA-256 over all images or texts and labels, however they are split, for provenance."""
         digest = hashlib.sha256()
         for part in self.source or (self.train, self.test):
-            digest.update(part.x.tobytes())
+            digest.update("\0".join(part.x).encode() if self.texts else part.x.tobytes())
             digest.update(part.y.astype("<i8").tobytes())
         return digest.hexdigest()
 

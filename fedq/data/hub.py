@@ -1,5 +1,6 @@
 """Image data sets of the Hugging Face hub, or local folders in the hub's layout."""
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,28 +10,28 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedq.data.dataset import Dataset, Examples, hold_out
-from fedq.errors import FedqError
+from fedq.errors import FedqError, nearest
 
 GREY, COLOUR = {"L", "1", "LA"}, {"RGB", "RGBA", "P", "CMYK", "YCbCr", "HSV"}  # Pillow's modes of 8 bits a channel
 
 
-def load(name: str, path: str, folder: str, *, holdout: float, seed: int) -> Dataset:
+def load(name: str, path: str, folder: str, *, holdout: float, seed: int, by: str = "") -> Dataset:
     """Read the data set at hub address `path`, or in `folder`; the first image and class-label columns are used.
+
+    `by`, if not empty, is a column that groups the examples.
 
     Without a `test` or `validation` split, a share `holdout` of the training split is held out. FedqError FQ201 if it
     is not there, FQ202 if it holds no labelled images of one size.
     """
-    splits = _read(path, folder)
-    if "train" not in splits:
-        raise FedqError("FQ202", f"`{name}` has no split named train; it has {', '.join(splits)}", key="data.name")
-    image, label, classes = _columns(name, splits["train"])
-    train = _decode(name, splits["train"], image, label)
-    test = next((splits[split] for split in ("test", "validation") if split in splits), None)
+    train, test = split(name, read(path, folder))
+    image, label, classes = _columns(name, train)
+    examples = _decode(name, train, image, label, by)
     if test is None:
-        return hold_out(name, train, classes, share=holdout, seed=seed)
-    return Dataset(name, train, _decode(name, test, image, label), classes)
+        return hold_out(name, examples, classes, share=holdout, seed=seed)
+    return Dataset(name, examples, _decode(name, test, image, label, ""), classes)
 
 
 mnist = partial(load, "mnist", "ylecun/mnist")
@@ -38,10 +39,12 @@ fashion_mnist = partial(load, "fashion_mnist", "zalando-datasets/fashion_mnist")
 cifar10 = partial(load, "cifar10", "uoft-cs/cifar10")
 
 
-def _read(path: str, folder: str) -> Any:
+def read(path: str, folder: str) -> Any:
+    """The splits of a data set. FedqError FQ201 or FQ202 if there is none."""
     import datasets
 
     datasets.disable_progress_bars()
+    logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)  # a README without metadata is no news
     try:
         with nullcontext() if folder or _reachable() else _offline():
             return datasets.load_dataset(folder or path)
@@ -91,6 +94,26 @@ def _offline() -> Iterator[None]:
             module.HF_HUB_OFFLINE = was
 
 
+def split(name: str, splits: Any) -> tuple[Any, Any | None]:
+    """The training split, and the one for testing if there is any. FedqError FQ202 without a training split."""
+    if "train" not in splits:
+        raise FedqError("FQ202", f"`{name}` has no split named train; it has {', '.join(splits)}", key="data.name")
+    return splits["train"], next((splits[k] for k in ("test", "validation") if k in splits), None)
+
+
+def column(name: str, split: Any, wanted: str, key: str) -> list[Any]:
+    """The values of a column. FedqError FQ202 if there is none of this name."""
+    if wanted not in split.column_names:
+        hint = nearest(wanted, split.column_names)
+        raise FedqError("FQ202", f"`{name}` has no column `{wanted}`", key=key, hint=hint)
+    return list(split[wanted])
+
+
+def groups(name: str, split: Any, by: str) -> NDArray[np.str_] | None:
+    """What a column says of each row, as text; None if no column is wanted."""
+    return np.array([str(v) for v in column(name, split, by, "data.partition")]) if by else None
+
+
 def _columns(name: str, split: Any) -> tuple[str, str, int]:
     from datasets import ClassLabel, Image
 
@@ -108,7 +131,7 @@ def _columns(name: str, split: Any) -> tuple[str, str, int]:
     return image, label, classes
 
 
-def _decode(name: str, split: Any, image: str, label: str) -> Examples:
+def _decode(name: str, split: Any, image: str, label: str, by: str) -> Examples:
     labels = split[label]
     if any(y is None for y in labels):
         raise FedqError("FQ202", f"`{name}` has examples without a label", key="data.name")
@@ -135,4 +158,4 @@ def _decode(name: str, split: Any, image: str, label: str) -> Examples:
         )
     x = np.stack([np.asarray(p if p.mode == mode else p.convert(mode)) for p in pictures])
     channels_first = x[:, None] if mode == "L" else x.transpose(0, 3, 1, 2)
-    return Examples(np.ascontiguousarray(channels_first), np.asarray(labels, np.int64))
+    return Examples(np.ascontiguousarray(channels_first), np.asarray(labels, np.int64), groups(name, split, by))

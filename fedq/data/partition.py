@@ -14,23 +14,38 @@ PARTITIONS = {
     "iid": "iid - equal shares of shuffled examples",
     "dirichlet": "dirichlet:ALPHA - each class spread over clients by a Dirichlet draw with ALPHA above 0",
     "fedau": "fedau:ALPHA - each client draws its mix of classes by ALPHA above 0; nearly equal sizes",
+    "by": "by:COLUMN - one client for each value of a column of the data, in their order",
 }
 
 
 def parse(spec: str) -> tuple[str, float]:
-    """`dirichlet:0.5` -> ("dirichlet", 0.5). FedqError FQ101 or FQ106 for anything else than `PARTITIONS` lists."""
+    """`dirichlet:0.5` -> ("dirichlet", 0.5). FedqError FQ101 or FQ106 for anything else than `PARTITIONS` lists.
+
+    `by:COLUMN` has no number: ("by", 0.0).
+    """
     name, _, value = spec.partition(":")
     if name not in PARTITIONS:
         raise FedqError("FQ101", f"unknown partition `{name}`", hint=nearest(name, PARTITIONS))
-    if name == "iid" and not value:
+    if (name == "iid" and not value) or (name == "by" and value):
         return name, 0.0
     try:
         number = float(value)
     except ValueError:
         number = -1.0
-    if name == "iid" or not 0 < number < float("inf"):
+    if name in ("iid", "by") or not 0 < number < float("inf"):
         raise FedqError("FQ106", f"a malformed partition `{spec}`", hint=f"write {PARTITIONS[name]}")
     return name, number
+
+
+def column(spec: str) -> str:
+    """The column of `by:COLUMN`; empty for other partitions."""
+    name, _, value = spec.partition(":")
+    return value if name == "by" else ""
+
+
+def by_group(groups: NDArray[np.str_]) -> list[NDArray[np.int64]]:
+    """Indices for each group of examples, in the order of their names."""
+    return [np.flatnonzero(groups == name) for name in np.unique(groups)]
 
 
 def partition(labels: NDArray[np.int64], spec: str, clients: int, seed: int) -> list[NDArray[np.int64]]:

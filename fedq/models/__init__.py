@@ -23,6 +23,8 @@ MODELS: dict[str, str] = {
     "fedlaw_cnn": "fedq.models.fedlaw:FedLawCnn",
     "fedlaw_lenet5": "fedq.models.fedlaw:FedLawLeNet5",
     "fedlaw_mlp": "fedq.models.fedlaw:FedLawMlp",
+    "minilm_lora": "fedq.models.lora:MiniLmLora",
+    "tiny_lora": "fedq.models.lora:TinyLora",
     "resnet20": "fedq.models.resnet:ResNet20",
 }
 

@@ -18,6 +18,7 @@ from fedq.errors import FedqError
 from fedq.models import model
 from fedq.models.dropout import rekey_
 from fedq.models.initial import initial
+from fedq.models.pretrained import Pretrained
 from fedq.options import Options
 from fedq.rng import rng
 
@@ -38,10 +39,13 @@ class Blueprint:
     seed: int
 
     def module(self) -> nn.Module:
-        """The module, on the CPU, with no weights drawn yet."""
+        """The module, on the CPU, with no weights drawn yet but those that it comes with."""
+        kind = model(self.model)
+        if isinstance(kind, type) and issubclass(kind, Pretrained):
+            return kind(self.shape, self.classes, self.options)  # type: ignore[no-any-return]
         try:
             with torch.device("meta"):
-                built: nn.Module = model(self.model)(self.shape, self.classes, self.options)
+                built: nn.Module = kind(self.shape, self.classes, self.options)
         except (ValueError, RuntimeError) as error:
             raise FedqError(
                 "FQ105",
@@ -64,19 +68,32 @@ class Blueprint:
         except RuntimeError as error:  # torch says so when memory cannot be had
             raise FedqError("FQ206", f"model `{self.model}` is too large: {error}", key="model.name") from error
 
-    def initial_weights(self) -> dict[str, NDArray[np.float32]]:
-        """Every weight by the model's own law, or He-normal: drawn from the seed, the same everywhere."""
+    def initial_weights(self, *, merged: bool = False) -> dict[str, NDArray[np.float32]]:
+        """Every weight by the model's own law, or He-normal: drawn from the seed, the same everywhere.
+
+        Of a pretrained model those that are trained; if `merged` also those that products of LoRA factors go into.
+        """
         module = self.module()
-        return {name: initial(module, name, rng(self.seed, "init", name)) for name, _ in module.named_parameters()}
+        drawn = {n: initial(module, n, rng(self.seed, "init", n)) for n, p in _own(module)}
+        into = module.merging() if merged and isinstance(module, Pretrained) else []
+        return drawn | {n: module.get_parameter(n).detach().numpy().copy() for n in into}
 
     def hidden(self) -> list[str]:
-        """The names of the weight tensors of every linear and convolutional layer but the last."""
-        layers = [f"{n}.weight" for n, m in self.module().named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-        return layers[:-1]
+        """The names of the weight tensors of every linear and convolutional layer that is trained, but the last."""
+        module = self.module()
+        own = {n for n, _ in _own(module)}
+        layers = [f"{n}.weight" for n, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        return [n for n in layers if n in own][:-1]
 
     def normalised(self) -> bool:
         """Whether the model has batch norm, without which +-1 weights blow activations up."""
         return any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in self.module().modules())
+
+
+def _own(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that are a run's: all, but in a pretrained model those that want a gradient."""
+    frozen = isinstance(module, Pretrained)
+    return [(n, p) for n, p in module.named_parameters() if p.requires_grad or not frozen]
 
 
 class Flat:
@@ -103,43 +120,55 @@ class Flat:
 
 @final
 class Network(Flat):
-    """A module whose weights `names` are trained and all others keep the value in `weights`."""
+    """A module whose weights `names` are trained and all others keep the value in `weights`, or that they came with."""
 
     def __init__(self, blueprint: Blueprint, weights: Weights, names: Sequence[str]) -> None:
-        self._module = blueprint.module().train()
-        parameters = dict(self._module.named_parameters())
-        super().__init__({name: tuple(parameters[name].shape) for name in names})
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(torch.tensor(weights[name])).requires_grad_(name in names)
-        self._trained = [parameters[name] for name in names]
-        self._flat = torch.cat([p.detach().reshape(-1) for p in self._trained])
-        for p, view in zip(self._trained, torch.split(self._flat, self._sizes), strict=True):
+        self.module = blueprint.module().train()
+        self._parameters = dict(self.module.named_parameters())
+        super().__init__({name: tuple(self._parameters[name].shape) for name in names})
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name in names)
+        self.fix_(weights)
+        self.trained = [self._parameters[name] for name in names]
+        self._flat = torch.cat([p.detach().reshape(-1) for p in self.trained])
+        for p, view in zip(self.trained, torch.split(self._flat, self._sizes), strict=True):
             p.data = view.view_as(p)
+        self.per_sample: object = None  # what `fedq.clients.clipping` has hooked on
+
+    def fix_(self, weights: Weights) -> None:
+        """Give named parameters these values; those that other modules may share are replaced, not written to."""
+        for name, x in weights.items():
+            self._parameters[name].data = torch.tensor(x)
 
     def rekey_(self, seed: int, *place: int) -> None:
         """Start dropout anew for one place of the run (round and partition)."""
-        rekey_(self._module, seed, *place)
+        rekey_(self.module, seed, *place)
+
+    def logits(self, w_D: Tensor, x: Tensor) -> Tensor:
+        """The module's output on inputs [B, ...] at these weights, ready for `backward`."""
+        self._flat.copy_(w_D)
+        logits: Tensor = self.module(x)
+        return logits
 
     def gradient(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy [K] of each client's batch at its weights, and the gradient [K, D]; here K = 1."""
         assert w_KD.shape[0] == 1, "a loop trains one client at a time"
         self._flat.copy_(w_KD[0])
-        loss = functional.cross_entropy(self._module(x_KB[0]), y_KB[0])
-        parts = torch.autograd.grad(loss, self._trained)
+        loss = functional.cross_entropy(self.module(x_KB[0]), y_KB[0])
+        parts = torch.autograd.grad(loss, self.trained)
         return loss.detach()[None], torch.cat([p.reshape(-1) for p in parts])[None]
 
     @torch.no_grad()
     def evaluate(self, w_D: Tensor, x: Tensor, y: Tensor, batch: int) -> tuple[float, float]:
         """Mean cross-entropy and accuracy over examples [N, ...], in unshuffled batches of `batch`."""
         self._flat.copy_(w_D)
-        self._module.eval()
+        self.module.eval()
         loss, correct, sizes = 0.0, 0, _sizes(len(y), batch)
         for x_B, y_B in zip(torch.split(x, sizes), torch.split(y, sizes), strict=True):
-            logits = self._module(x_B)
+            logits = self.module(x_B)
             loss += float(functional.cross_entropy(logits, y_B, reduction="sum"))
             correct += int((logits.argmax(1) == y_B).sum())
-        self._module.train()
+        self.module.train()
         return loss / len(y), correct / len(y)
 
 

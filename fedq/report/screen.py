@@ -30,6 +30,7 @@ def line(metrics: Mapping[str, Any], rounds: int, *, deployed: bool) -> str:
         **({"wire_up": metrics["wire_up_bytes"]} if metrics["wire_up_bytes"] is not None else {}),
         **({"wire_down": metrics["wire_down_bytes"]} if metrics["wire_down_bytes"] is not None else {}),
         "clients": f"{metrics['clients']}",
+        **({"epsilon": f"{metrics['epsilon']:.3f}"} if metrics.get("epsilon") is not None else {}),
         **({"failed": metrics["failed"]} if metrics["failed"] else {}),
         **({"rejected": metrics["rejected"]} if metrics["rejected"] else {}),
         **({"client_accuracy": _spread(metrics)} if metrics["client_accuracy"] is not None else {}),
@@ -68,6 +69,7 @@ def plan(simulation: Any, where: str = "", *, workers: str = "") -> str:
         + (f", float32 would be {size(4 * sent)}" if up < 4 * sent else ""),
         "downlink": f"{most_down}{size(down)} a client ({top.downlink})",
         "total": f"{all_up}{size(up * total)} up and {all_down}{size(down * total)} down in {top.rounds} round{many}",
+        **({"privacy": simulation.promise} if simulation.promise else {}),
         "workers": workers
         or f"{simulation.clients}"
         + (f", {simulation.clients.cohort} clients at a time" if simulation.clients.cohort > 1 else ""),
@@ -89,6 +91,7 @@ def outcome(totals: Mapping[str, Any], best: tuple[float, int] | None) -> str:
     parts = [
         f"accuracy {share(totals.get('accuracy'))}" + (f" (best {best[0]:.4f} at {best[1]})" if best else ""),
         *([f"deployed {share(deployed)}"] if deployed is not None else []),
+        *([f"epsilon {totals['epsilon']:.3f}"] if totals.get("epsilon") is not None else []),
         f"{size(totals['up_bytes'] or 0)} up, {size(totals['down_bytes'] or 0)} down",
     ]
     return (

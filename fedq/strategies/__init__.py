@@ -22,6 +22,7 @@ STRATEGIES: dict[str, str | type[PackedStrategy]] = {
     "fedprox": "fedq.strategies.flower:FedProx",
     "feddyn": "fedq.strategies.feddyn:FedDyn",
     "fedlaw": "fedq.strategies.fedlaw:FedLaw",
+    "dp_lora": "fedq.strategies.dp_lora:DpLora",
     "fedadagrad": "fedq.strategies.flower:FedAdagrad",
     "fedadam": "fedq.strategies.flower:FedAdam",
     "fedyogi": "fedq.strategies.flower:FedYogi",

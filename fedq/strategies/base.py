@@ -43,6 +43,7 @@ class Setup:
     rounds: int = 1
     attackers: frozenset[int] = frozenset()  # partitions; known in simulation only
     proxy: Callable[[], Proxy] = no_proxy  # the server's own examples, where options are `ProxyOptions`
+    scaling: float = 1.0  # what the model multiplies products of LoRA factors by
 
 
 class PackedStrategy(Strategy, ABC):
@@ -56,6 +57,9 @@ class PackedStrategy(Strategy, ABC):
     sends: Literal["weights", "updates", "gradient"] = "weights"
     together: ClassVar[bool] = True  # whether a simulation may train clients together, which rounds differently
     client: ClassVar[str] = ""
+    told: ClassVar[frozenset[str]] = frozenset({"num-examples", "train-loss"})  # what replies say beside arrays
+    private: ClassVar[bool] = False  # whether its clients keep privacy ledgers
+    merges: bool = False  # whether products of LoRA factors are merged into the layers beside them
 
     class Options(Options):
         """`[strategy]` keys."""
@@ -117,8 +121,8 @@ class PackedStrategy(Strategy, ABC):
             if tuple(payloads[name].shape) != x.shape:
                 raise FedqError("FQ302", f"array `{name}` has shape {payloads[name].shape}, expected {x.shape}")
             self.codec.check(payloads[name])
-        if metrics.keys() != {"num-examples", "train-loss"}:
-            raise FedqError("FQ302", f"metrics {sorted(metrics)}, expected num-examples and train-loss")
+        if metrics.keys() != self.told:
+            raise FedqError("FQ302", f"metrics {sorted(metrics)}, expected {' and '.join(sorted(self.told))}")
         n, loss = metrics["num-examples"], metrics["train-loss"]
         if not isinstance(n, int) or not 0 < n < MOST_EXAMPLES:
             raise FedqError("FQ302", f"`num-examples` must be a positive integer below 2^31, got {n!r}")
@@ -179,6 +183,10 @@ class PackedStrategy(Strategy, ABC):
     def shown(self) -> dict[str, Any]:
         """What of its state a strategy shows in each line of metrics.jsonl, under `strategy`: JSON values."""
         return {}
+
+    def privacy(self) -> tuple[float | None, float | None]:
+        """Epsilon and delta of all rounds so far; None where nothing is promised, infinite where noise is none."""
+        return None, None
 
     def summary(self) -> None:
         """Nothing: the run's plan says it all."""

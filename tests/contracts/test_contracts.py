@@ -10,8 +10,12 @@ from fedq.kernels.binary import Binary
 from fedq.strategies import STRATEGIES
 from fedq.strategies.terngrad import TernGrad
 from fedq.testing import check_client, check_codec, check_strategy
+from tests.golden.make import SEEDED
 
-SETTINGS = {"bulyan": {"clients": 4}}  # Flower's loops over weights are slow
+SETTINGS: dict[str, dict[str, object]] = {
+    "bulyan": {"clients": 4},  # Flower's loops over weights are slow
+    "dp_lora": SEEDED,
+}
 
 
 @pytest.mark.parametrize("name", CODECS)

@@ -18,6 +18,11 @@ SETTINGS: dict[str, Any] = {
     "clients": 8, "rounds": 4, "client.local_steps": 5, "model.hidden": [32], "data.partition": "dirichlet:1.0",
 }  # fmt: skip
 
+SEEDED = {  # private noise that repeats, for tests
+    "model.name": "mlp", "model.norm": "none", "client.noise": 1.0, "client.noise_seed": 0, "client.lr": 0.5,
+}  # fmt: skip
+MORE: dict[str, dict[str, Any]] = {"bulyan": {"clients": 4}, "dp_lora": SEEDED}
+
 
 def machine() -> str:
     """What bits depend on."""
@@ -35,8 +40,7 @@ def curve(name: str) -> dict[str, Any]:
     from fedq.kernels import records
     from fedq.runs import fingerprint
 
-    more = {"clients": 4} if name == "bulyan" else {}
-    simulation = build(make_config({**SETTINGS, **more}, strategy=name))
+    simulation = build(make_config({**SETTINGS, **MORE.get(name, {})}, strategy=name))
     played = list(simulation.rounds(simulation.initial, 1, SETTINGS["rounds"]))
     final = fingerprint(records.to_arrays(played[-1].arrays))
     lines = [r.metrics() for r in played]

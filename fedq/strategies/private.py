@@ -1,0 +1,80 @@
+"""What strategies of private clients share: the server hears each client's epsilon, and the run's is the largest.
+
+Clients add noise to what they send, so the server needs no trust; what they tell of their ledgers is a function of
+public numbers (steps, batch size, how many examples). Their training loss and number of examples are sent as they are:
+epsilon does not cover them.
+"""
+
+from abc import ABC
+from collections.abc import Iterable
+from math import inf, isnan
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from fedq import messages
+from fedq.errors import FedqError
+from fedq.strategies.base import PackedStrategy, Setup
+
+
+class PrivateStrategy(PackedStrategy, ABC):
+    """A strategy that keeps what each client has spent, by partition."""
+
+    private = True
+    told = frozenset({"num-examples", "train-loss", "epsilon", "delta"})
+
+    def __init__(self, setup: Setup, options: Any) -> None:
+        super().__init__(setup, options)
+        self.spent: dict[int, float] = {}
+        self._delta = 0.0
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """As for every strategy; clients are told the number of rounds, for which they choose their noise once."""
+        return super().configure_train(
+            server_round, arrays, ConfigRecord({**config, "rounds": self.setup.rounds}), grid
+        )
+
+    def check_reply(self, reply: Message) -> None:
+        """FedqError FQ302 also where a client's epsilon did not grow: then its ledger was lost."""
+        super().check_reply(reply)
+        metrics = messages.metrics(reply.content)
+        epsilon, delta = metrics["epsilon"], metrics["delta"]
+        if not isinstance(epsilon, float) or isnan(epsilon) or epsilon < 0:
+            raise FedqError("FQ302", f"`epsilon` must be a number from 0, got {epsilon!r}")
+        if not isinstance(delta, float) or not 0 < delta < 1:
+            raise FedqError("FQ302", f"`delta` must be between 0 and 1, got {delta!r}")
+        before = self.spent.get(self.partition_of(reply), 0.0)
+        if epsilon < before:
+            raise FedqError(
+                "FQ302", f"epsilon {epsilon:.4g} of a client that had spent {before:.4g}: its privacy ledger was lost"
+            )
+
+    def spend(self, reply: Message) -> None:
+        """Enter what a client has spent by an accepted reply."""
+        metrics: Any = messages.metrics(reply.content)
+        self.spent[self.partition_of(reply)] = metrics["epsilon"]
+        self._delta = metrics["delta"]
+
+    def privacy(self) -> tuple[float | None, float | None]:
+        """The largest epsilon of a client and its delta; None for both before anybody came."""
+        if not self.spent:
+            return None, None
+        return max(self.spent.values()), self._delta
+
+    def shown(self) -> dict[str, Any]:
+        """The least epsilon of a client that came, beside the run's, which is the largest."""
+        least = min(self.spent.values(), default=inf)
+        return {"least_epsilon": least if least < inf else None, "spenders": len(self.spent)}
+
+    def state(self) -> dict[str, Any]:
+        """What clients have spent; JSON knows no infinity."""
+        spent = {str(k): None if e == inf else e for k, e in self.spent.items()}
+        return {"spent": spent, "delta": self._delta}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.spent = {int(k): inf if e is None else e for k, e in state["spent"].items()}
+        self._delta = state["delta"]
