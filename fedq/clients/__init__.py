@@ -15,6 +15,7 @@ CLIENTS: dict[str, str] = {
     "fedprox": "fedq.clients.fedprox:FedProx",
     "feddyn": "fedq.clients.feddyn:FedDyn",
     "dp_sgd": "fedq.clients.dp_sgd:DpSgd",
+    "diff2": "fedq.clients.diff2:Diff2",
     "signum": "fedq.clients.signum:Signum",
 }
 

@@ -61,8 +61,9 @@ def client_app(
         reply = reply_to(message, sent, trained.examples, trained.loss)
         if trained.ledger is not None:
             context.state["ledger"] = ConfigRecord({**trained.ledger.record()})
-            told = metrics(reply.content)
-            told["epsilon"], told["delta"] = trained.ledger.epsilon(trainer.delta), trainer.delta
+            said = metrics(reply.content)
+            said["epsilon"], said["delta"] = trained.ledger.epsilon(trainer.delta), trainer.delta
+            said["releases"] = trained.ledger.steps
         return reply
 
     @app.evaluate()

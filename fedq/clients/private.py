@@ -74,8 +74,9 @@ def check_private(name: str, kind: Any, **settings: Any) -> None:
     before = w.clone()
 
     def released(ledger: Ledger, **changes: Any) -> tuple[Tensor, float, Ledger]:
-        made = {"local_steps": 4, "batch_size": 8, "noise": 1.0, "clip": 0.1, "lr": 0.5, **settings, **changes}
-        own = Own(40, lambda i: (x[torch.from_numpy(i)], y[torch.from_numpy(i)]), (1, 0), {"rounds": 1}, w)
+        made = {"local_steps": 1, "batch_size": 8, "noise": 1.0, "clip": 0.1, "lr": 0.5, **settings, **changes}
+        told = {"rounds": 1, "every": 1}
+        own = Own(40, lambda i: (x[torch.from_numpy(i)], y[torch.from_numpy(i)]), (1, 0), told)
         found: tuple[Tensor, float, Ledger] = kind(kind.Options(**made)).release(network, w, own, ledger)
         return found
 

@@ -42,7 +42,7 @@ class Blueprint:
         """The module, on the CPU, with no weights drawn yet but those that it comes with."""
         kind = model(self.model)
         if isinstance(kind, type) and issubclass(kind, Pretrained):
-            return kind(self.shape, self.classes, self.options)  # type: ignore[no-any-return]
+            return kind(self.shape, self.classes, self.options)
         try:
             with torch.device("meta"):
                 built: nn.Module = kind(self.shape, self.classes, self.options)

@@ -20,11 +20,13 @@ LEAST, MOST = 2.0**-6, 2.0**13  # noise multipliers that are tried
 
 
 def epsilon(releases: tuple[Release, ...], delta: float) -> float:
-    """The smaller of both bounds for all releases together; infinite if any had no noise."""
+    """The smaller of both bounds for all releases together; exact where nothing was sampled, infinite without noise."""
     if not releases:
         return 0.0
     if any(noise <= 0 for noise, _, _ in releases):
         return inf
+    if all(rate == 1 for _, rate, _ in releases):  # without sampling, Gaussians compose to one
+        return gaussian(sum(steps / noise**2 for noise, _, steps in releases) ** -0.5, 1, delta)
     loose = rdp(releases, delta)
     return loose if loose > LARGE else min(loose, prv(releases, delta))
 
@@ -51,9 +53,9 @@ def noise_for(target: float, delta: float, rate: float, steps: int) -> float:
     def cost(noise: float) -> float:
         return epsilon(((noise, rate, steps),), delta)
 
-    high = _least(lambda noise: rdp(((noise, rate, steps),), delta) <= target, LEAST, MOST)
+    high = least(lambda noise: rdp(((noise, rate, steps),), delta) <= target, LEAST, MOST)
     if high == MOST:  # RDP gives no small epsilon at all
-        high = _least(lambda noise: cost(noise) <= target, LEAST, MOST)
+        high = least(lambda noise: cost(noise) <= target, LEAST, MOST)
     if high == MOST:
         raise FedqError(
             "FQ105",
@@ -61,7 +63,7 @@ def noise_for(target: float, delta: float, rate: float, steps: int) -> float:
             key="client.epsilon",
             hint="raise --epsilon or --delta",
         )
-    return _least(lambda noise: cost(noise) <= target, 0.8 * high, high)  # RDP asks for a little too much
+    return least(lambda noise: cost(noise) <= target, 0.8 * high, high)  # RDP asks for a little too much
 
 
 def gaussian(noise: float, times: int, delta: float) -> float:
@@ -71,9 +73,9 @@ def gaussian(noise: float, times: int, delta: float) -> float:
     return float(extra("dp_accounting", "lora").get_epsilon_gaussian(noise / times**0.5, delta))
 
 
-def _least(enough: Callable[[float], bool], low: float, high: float) -> float:
-    """The least value between two, to one percent, that is enough; `high` if none below it is."""
-    while high > 1.01 * low:
+def least(enough: Callable[[float], bool], low: float, high: float, *, to: float = 0.01) -> float:
+    """The least value between two, to a share `to`, that is enough; `high` if none below it is."""
+    while high > (1 + to) * low:
         middle = (low * high) ** 0.5
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high

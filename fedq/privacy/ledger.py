@@ -30,6 +30,11 @@ class Ledger:
             return Ledger((*before, (noise, rate, last + steps)))
         return Ledger((*self.releases, (noise, rate, steps)))
 
+    @property
+    def steps(self) -> int:
+        """How many releases there were."""
+        return sum(steps for _, _, steps in self.releases)
+
     def epsilon(self, delta: float) -> float:
         """The epsilon of all releases at this delta; infinite if any had no noise, 0 if there were none."""
         return epsilon(self.releases, delta)

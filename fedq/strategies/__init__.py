@@ -23,6 +23,7 @@ STRATEGIES: dict[str, str | type[PackedStrategy]] = {
     "feddyn": "fedq.strategies.feddyn:FedDyn",
     "fedlaw": "fedq.strategies.fedlaw:FedLaw",
     "dp_lora": "fedq.strategies.dp_lora:DpLora",
+    "diff2": "fedq.strategies.diff2:Diff2",
     "fedadagrad": "fedq.strategies.flower:FedAdagrad",
     "fedadam": "fedq.strategies.flower:FedAdam",
     "fedyogi": "fedq.strategies.flower:FedYogi",

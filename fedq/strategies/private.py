@@ -22,11 +22,12 @@ class PrivateStrategy(PackedStrategy, ABC):
     """A strategy that keeps what each client has spent, by partition."""
 
     private = True
-    told = frozenset({"num-examples", "train-loss", "epsilon", "delta"})
+    told = frozenset({"num-examples", "train-loss", "epsilon", "delta", "releases"})
 
     def __init__(self, setup: Setup, options: Any) -> None:
         super().__init__(setup, options)
         self.spent: dict[int, float] = {}
+        self._releases: dict[int, int] = {}
         self._delta = 0.0
 
     def configure_train(
@@ -38,7 +39,7 @@ class PrivateStrategy(PackedStrategy, ABC):
         )
 
     def check_reply(self, reply: Message) -> None:
-        """FedqError FQ302 also where a client's epsilon did not grow: then its ledger was lost."""
+        """FedqError FQ302 also where a client's releases did not grow: then its ledger was lost."""
         super().check_reply(reply)
         metrics = messages.metrics(reply.content)
         epsilon, delta = metrics["epsilon"], metrics["delta"]
@@ -46,16 +47,17 @@ class PrivateStrategy(PackedStrategy, ABC):
             raise FedqError("FQ302", f"`epsilon` must be a number from 0, got {epsilon!r}")
         if not isinstance(delta, float) or not 0 < delta < 1:
             raise FedqError("FQ302", f"`delta` must be between 0 and 1, got {delta!r}")
-        before = self.spent.get(self.partition_of(reply), 0.0)
-        if epsilon < before:
+        releases, before = metrics["releases"], self._releases.get(self.partition_of(reply), 0)
+        if not isinstance(releases, int) or releases <= before:
             raise FedqError(
-                "FQ302", f"epsilon {epsilon:.4g} of a client that had spent {before:.4g}: its privacy ledger was lost"
+                "FQ302", f"{releases!r} releases of a client that had made {before} before: its privacy ledger was lost"
             )
 
     def spend(self, reply: Message) -> None:
         """Enter what a client has spent by an accepted reply."""
         metrics: Any = messages.metrics(reply.content)
-        self.spent[self.partition_of(reply)] = metrics["epsilon"]
+        k = self.partition_of(reply)
+        self.spent[k], self._releases[k] = metrics["epsilon"], metrics["releases"]
         self._delta = metrics["delta"]
 
     def privacy(self) -> tuple[float | None, float | None]:
@@ -72,9 +74,10 @@ class PrivateStrategy(PackedStrategy, ABC):
     def state(self) -> dict[str, Any]:
         """What clients have spent; JSON knows no infinity."""
         spent = {str(k): None if e == inf else e for k, e in self.spent.items()}
-        return {"spent": spent, "delta": self._delta}
+        return {"spent": spent, "releases": {str(k): n for k, n in self._releases.items()}, "delta": self._delta}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.spent = {int(k): inf if e is None else e for k, e in state["spent"].items()}
+        self._releases = {int(k): n for k, n in state["releases"].items()}
         self._delta = state["delta"]

@@ -10,11 +10,12 @@ from fedq.kernels.binary import Binary
 from fedq.strategies import STRATEGIES
 from fedq.strategies.terngrad import TernGrad
 from fedq.testing import check_client, check_codec, check_strategy
-from tests.golden.make import SEEDED
+from tests.golden.make import CHANGES, SEEDED
 
 SETTINGS: dict[str, dict[str, object]] = {
     "bulyan": {"clients": 4},  # Flower's loops over weights are slow
     "dp_lora": SEEDED,
+    "diff2": CHANGES,
 }
 
 

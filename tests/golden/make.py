@@ -21,7 +21,10 @@ SETTINGS: dict[str, Any] = {
 SEEDED = {  # private noise that repeats, for tests
     "model.name": "mlp", "model.norm": "none", "client.noise": 1.0, "client.noise_seed": 0, "client.lr": 0.5,
 }  # fmt: skip
-MORE: dict[str, dict[str, Any]] = {"bulyan": {"clients": 4}, "dp_lora": SEEDED}
+CHANGES = {
+    "client.noise": 1.0, "client.noise_seed": 0, "client.lr": 0.5, "client.local_steps": 1, "strategy.every": 2,
+}  # fmt: skip
+MORE: dict[str, dict[str, Any]] = {"bulyan": {"clients": 4}, "dp_lora": SEEDED, "diff2": CHANGES}
 
 
 def machine() -> str:
