@@ -54,10 +54,12 @@ def _privacy(groups: Sequence[Group]) -> Iterator[str]:
         for run in group.runs:
             spent = [m for m in run.records() if m.get("epsilon") is not None]
             if spent:
-                delta = next((v for k, v in flatten(run.config).items() if k.rpartition(".")[2] == "delta"), None)
+                delta = spent[-1].get("delta")
                 at = f" at delta = {delta:g}" if delta is not None else ""
                 said = f"{group.label}, seed {run.config['seed']}: epsilon = {spent[-1]['epsilon']:.4g}{at}"
                 yield f"<p>{text(said)} after {spent[-1]['round']} rounds.</p>"
+            if promise := run.about.get("privacy"):
+                yield f"<p>{text(f'Promised: {promise}.')}</p>"
     yield from figures.epsilon(groups)
 
 
