@@ -1,6 +1,6 @@
 """A config's parts: data, partitions, strategy, trainer and grid, checked to fit before the first round."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -27,7 +27,8 @@ from fedq.clients.shards import Shards
 from fedq.clients.trainer import Trainer
 from fedq.config import RunConfig, blaming, make_config
 from fedq.data import Dataset, Examples, Inputs, load
-from fedq.data.partition import by_group, column, label_shares, partition
+from fedq.data.partition import by_group, column, label_shares
+from fedq.data.population import Drawn, shares
 from fedq.data.proxy import hold_proxy
 from fedq.data.text import TextInputs
 from fedq.errors import FedqError
@@ -128,7 +129,7 @@ def build(config: RunConfig, site: tuple[int, Dataset] | None = None) -> Simulat
         top, server = config.top, parts.strategy
         drawn = ground.blueprint.initial_weights(merged=server.merges)
         if site is None:
-            server.setup.participation.probabilities()  # rates above 1 are told now
+            server.setup.participation.expected()  # rates above 1 are told now
         initial = server.initial(drawn, ground.blueprint.hidden(), top.seed)
         (data, own), trained = ground.data, sum(x.size for x in initial.values())
         warned = (*_check_norms(config, ground.blueprint), *_check_proxy(config, own), *parts.warnings)
@@ -251,7 +252,7 @@ class _Ground:
         return hold_proxy(data, o.proxy, o.proxy_per_class, top.seed) if held else (data, None)
 
     @cached_property
-    def held(self) -> list[NDArray[np.int64]]:
+    def held(self) -> Sequence[NDArray[np.int64]]:
         """Each client's examples, as indices."""
         if self._shared:
             return self._shared[1]  # type: ignore[no-any-return]
@@ -262,10 +263,17 @@ class _Ground:
         if column(top.data.partition):
             assert train.group is not None, "it is loaded with the data"
             return by_group(train.group)
-        return partition(train.y, top.data.partition, top.clients, top.seed)
+        return shares(train.y, top.data.partition, top.clients, top.seed, top.data.per_client)
 
     def labels(self) -> NDArray[np.float64]:
         """The share of each label in each client's data."""
+        if isinstance(self.held, Drawn):
+            raise FedqError(
+                "FQ105",
+                f"`{self._config.participation.name}` follows every client's labels, and clients draw theirs on demand",
+                key="participation.name",
+                hint="--set participation.correlated=false",
+            )
         return label_shares(self.data[0].train.y, self.held)
 
     @cached_property

@@ -66,6 +66,12 @@ class DataOptions(Options):
     text_column: str | None = Field(None, description="the column of the texts, where data are texts")
     label_column: str | None = Field(None, description="the column of their labels")
     partition: str = Field("dirichlet:0.5", description="iid, dirichlet:ALPHA, fedau:ALPHA or by:COLUMN")
+    per_client: int | None = Field(
+        None,
+        ge=1,
+        description="examples that each client draws for itself; not given: partitions are disjoint"
+        ", or 50 each where there are more clients than examples",
+    )
     holdout: float = Field(0.2, gt=0, lt=1, description="share held out for testing where there is no test split")
     scale: Literal["standard", "unit"] = Field(
         "standard",

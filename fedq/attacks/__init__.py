@@ -29,6 +29,9 @@ ATTACKS: dict[str, str] = {
 }
 
 
+MOST = 5_000_000  # attackers, whose partitions are listed
+
+
 @final
 @dataclass(frozen=True)
 class Attackers:
@@ -67,6 +70,9 @@ def attackers(spec: str, clients: int, seed: int) -> Attackers:
         who = "nobody attacks" if n == 0 else "no honest client is left"
         hint = f"write {name}:N with N from 1 to {clients - 1}"
         raise FedqError("FQ105", f"`{spec}` of {clients} clients: {who}", key="attack", hint=hint)
+    if n > MOST:
+        hint = f"write {name}:N with N up to {MOST:,}"
+        raise FedqError("FQ105", f"`{spec}` of {clients} clients: too many to list", key="attack", hint=hint)
     chosen = rng(seed, "attack").choice(clients, n, replace=False)
     return Attackers(name, made, frozenset(int(k) for k in chosen))
 

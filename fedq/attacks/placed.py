@@ -104,15 +104,17 @@ class AttackedGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Every reply in the order of the messages, once all honest ones are there."""
-        asked, place = list(messages), {node: k for k, node in enumerate(nodes(self._grid))}
+        asked, place = list(messages), nodes(self._grid).index
         replies = {r.metadata.src_node_id: r for r in self._grid.send_and_receive(asked, timeout=timeout)}
-        bad = [m for m in asked if m.metadata.message_type == "train" and place[_node(m)] in self._partitions]
+        bad = [m for m in asked if m.metadata.message_type == "train" and place(_node(m)) in self._partitions]
         own = {_node(m): replies.pop(_node(m)) for m in bad}
         honest = [r for r in replies.values() if r.has_content()]
         forged = {_node(m): r for m, r in zip(bad, self._forged(bad, honest, place), strict=True)} if honest else own
         yield from ((replies | forged)[_node(m)] for m in asked)
 
-    def _forged(self, bad: Sequence[Message], honest: Sequence[Message], place: dict[int, int]) -> Iterator[Message]:
+    def _forged(
+        self, bad: Sequence[Message], honest: Sequence[Message], place: Callable[[int], int]
+    ) -> Iterator[Message]:
         if not bad:
             return
         start = _model(bad[0])
@@ -123,7 +125,7 @@ class AttackedGrid(Grid):
         told = bad[0].content
         side = records.to_arrays(arrays(told, "side")) if "side" in told else None
         for message in bad:
-            where = (round_of(message), place[_node(message)])
+            where = (round_of(message), place(_node(message)))
             packed = records.encode(sent, self._wire.codec, self._wire.seed, "up", *where, side=side)
             content = RecordDict({"arrays": packed, "metrics": metrics})
             yield Message(content, reply_to=message)

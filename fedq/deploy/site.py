@@ -19,7 +19,7 @@ from fedq._flower import with_content
 from fedq.build import Simulation, build, one_torch_thread
 from fedq.config import RunConfig, make_config
 from fedq.data import Examples, load
-from fedq.data.partition import partition
+from fedq.data.population import shares
 from fedq.data.proxy import hold_proxy
 from fedq.data.site import read_own, site_dataset
 from fedq.deploy.bundle import bundled, unbundled
@@ -131,7 +131,8 @@ def _own_share(context: Context) -> Examples:
     data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
     if isinstance(run.strategy.options, ProxyOptions):
         data, _ = hold_proxy(data, run.strategy.options.proxy, run.strategy.options.proxy_per_class, top.seed)
-    return data.train.take(partition(data.train.y, top.data.partition, top.clients, top.seed)[partition_of(context)])
+    held = shares(data.train.y, top.data.partition, top.clients, top.seed, top.data.per_client)
+    return data.train.take(held[partition_of(context)])
 
 
 def _config(context: Context) -> RunConfig:

@@ -18,6 +18,7 @@ from fedq.options import Options
 from fedq.rng import rng
 
 F64 = NDArray[np.float64]
+MOST = 10_000_000  # clients that each have a rate
 Random = np.random.Generator | np.random.RandomState
 
 
@@ -52,6 +53,14 @@ class Participation(ABC):
     def probabilities(self) -> F64:
         """The share of rounds in which each client takes part, [N], as the pattern's parameters say it."""
 
+    def probability(self, n: int) -> float:
+        """That of one client."""
+        return float(self.probabilities()[n])
+
+    def expected(self) -> float:
+        """How many clients come in a round, on average."""
+        return float(self.probabilities().sum())
+
 
 class RateOptions(Participation.Options):
     """`[participation]` keys of patterns in which every client has a rate of its own."""
@@ -71,6 +80,13 @@ class Rated(Participation, ABC):
     def p_N(self) -> F64:
         """The clients' rates. FedqError FQ105 if one is above 1."""
         o = self.options
+        if self.clients > MOST:
+            raise FedqError(
+                "FQ105",
+                f"every one of {self.clients} clients decides by itself whether it comes: too many to ask",
+                key="participation.name",
+                hint=f"up to {MOST:,} clients, or --per-round at random",
+            )
         if not o.correlated:
             return np.full(self.clients, max(o.floor, o.mean))
         return rates(rng(self.seed, "participation"), self.population.labels(), o.mean, o.floor, o.alpha)

@@ -20,6 +20,10 @@ class Full(Participation):
         """1 for each."""
         return np.ones(self.clients)
 
+    def expected(self) -> float:
+        """All."""
+        return self.clients
+
 
 @final
 class Uniform(Participation):
@@ -31,7 +35,15 @@ class Uniform(Participation):
 
     def probabilities(self) -> F64:
         """per_round / N for each."""
-        return np.full(self.clients, (self.population.per_round or self.clients) / self.clients)
+        return np.full(self.clients, self.probability(0))
+
+    def probability(self, n: int) -> float:
+        """per_round / N."""
+        return (self.population.per_round or self.clients) / self.clients
+
+    def expected(self) -> float:
+        """per_round."""
+        return self.population.per_round or self.clients
 
 
 def drawn(seed: int, purpose: str, round_: int, clients: int, some: int | None) -> list[int]:

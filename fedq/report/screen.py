@@ -57,7 +57,7 @@ def plan(simulation: Any, where: str = "", *, workers: str = "") -> str:
     if server.downlink.name == "float32" != top.downlink:
         most_down = "at most "  # the strategy sends something smaller where it can
     all_up, all_down = ("about " if random or server.asks_first else most for most in (most_up, most_down))
-    coming = server.setup.participation.probabilities().sum()
+    coming = server.setup.participation.expected()
     total = round(coming * top.rounds)
     who = f"about {coming:.0f}" if random else f"{config.per_round}"
     many = "s" if top.rounds != 1 else ""

@@ -98,7 +98,7 @@ class KnownProbability(Averaging):
 
     def weight(self, n: int, reply: Message) -> float:
         """1/p_n."""
-        return float(1 / self.setup.participation.probabilities()[n])
+        return 1 / self.setup.participation.probability(n)
 
     def step(self, fold: Fold, came: list[int]) -> Arrays | None:
         """(1/N) sum of Delta_n / p_n (A6)."""
