@@ -29,7 +29,7 @@ ALLOWED = {
     "messages": {"errors", "_flower"},
     "rounds": {"errors", "kernels", "ledger", "strategies"},
     "runs": {"errors"},
-    "bench": {"errors", "kernels", "rng", "build", "config", "data", "models"},
+    "bench": {"errors", "kernels", "rng", "build", "config", "data", "models", "settings"},
     "report": {
         "errors",
         "plugins",

@@ -86,3 +86,37 @@ def simulation(
     else:
         print(table([{c: "-" if value is None else str(value) for c, value in row.items()} for row in found]))
     return 0
+
+
+@bench.command()
+def scale(
+    population: Annotated[
+        list[int] | None, Option(help="Clients; may be repeated. Default 1,000 to 1,000,000.", min=10)
+    ] = None,
+    cohort: Annotated[
+        list[int] | None, Option(help="Clients of a round; may be repeated. Default 10 to 10,000.", min=1)
+    ] = None,
+    rounds: Annotated[int | None, Option(help="Rounds that are timed; default 5 to 30, by the cohort.", min=2)] = None,
+    set_: Annotated[
+        list[str] | None, Option("--set", metavar="K=V", help="Another key of the runs; may be repeated.")
+    ] = None,
+    json: Annotated[bool, Option("--json", help="Print a JSON list on stdout.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
+) -> int:
+    """Time rounds and weigh memory as the population grows, then as the cohort does.
+
+    startup_s is from the start of a process to the end of its first round; memory is resident, in MiB.
+
+    Example: fedq bench scale --population 1000000 --cohort 10000 --set workers=2
+    """
+    import json as json_
+
+    from fedq.bench.scale import COHORTS, POPULATIONS, rows
+    from fedq.report.tables import table
+    from fedq.settings import parse_set
+
+    parse_set(set_ or [])  # malformed ones are told
+    settings = dict(word.split("=", 1) for word in set_ or [])
+    found = list(rows(population or POPULATIONS, cohort or COHORTS, settings, rounds))
+    print(json_.dumps(found) if json else table([{c: str(v) for c, v in row.items()} for row in found]))
+    return 0

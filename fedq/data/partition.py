@@ -119,5 +119,5 @@ def _unmet(spec: str, clients: int, why: str) -> FedqError:
         "FQ105",
         f"partition `{spec}` cannot be made for {clients} clients: {why}",
         key="clients",
-        hint="fewer --clients, a larger alpha, or --partition iid",
+        hint="fewer --clients, a larger alpha, --partition iid, or draws: --set data.per_client=50",
     )
