@@ -158,7 +158,9 @@ class _Tally:
             log.warning("%s", self.why)
             if self.failed + self.rejected > self.allowed:
                 code = "FQ301" if reply.has_error() else "FQ302"
-                hint = "more is in log.txt; --tolerate SHARE goes on without such clients"
+                client = nodes(grid).index(reply.metadata.src_node_id)
+                alone = f"fedq simulate RUN --only-client {client} --round {self.round} --debug"
+                hint = f"play it alone: {alone}; --tolerate SHARE goes on without such clients"
                 raise FedqError(code, self.why, hint=hint)
 
 

@@ -31,6 +31,7 @@ from fedq.errors import FedqError, reason
 
 Arrays = Mapping[str, NDArray[np.float32]]
 KEPT_CHECKPOINTS = 2
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, BadZipFile)  # what a damaged checkpoint raises
 PACKAGES = ("fedq", "flwr", "torch", "numpy")
 
 
@@ -169,14 +170,9 @@ class Run:
             if round_ > lines:
                 continue
             try:
-                with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
-                    arrays = {k: stored[k] for k in stored.files}
-                state = _taken(json.loads(arrays.pop("state").tobytes()), arrays)
-            except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+                return round_, *_unpacked(file)
+            except UNREADABLE as error:
                 why = f"{file.name}: {error}"
-                continue
-            model = {k.removeprefix("model/"): x for k, x in arrays.items() if k.startswith("model/")}
-            return round_, model, state
         if files:
             raise FedqError(
                 "FQ205",
@@ -185,6 +181,14 @@ class Run:
                 hint=f"start again: fedq simulate {self.path / 'run.toml'}",
             )
         return None
+
+    def checkpoint_of(self, round_: int) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]] | None:
+        """Model and strategy state after a round, if there is a checkpoint of it. FedqError FQ205 if it is damaged."""
+        file = self.path / "checkpoints" / f"round_{round_:06}.npz"
+        try:
+            return _unpacked(file) if file.exists() else None
+        except UNREADABLE as error:
+            raise FedqError("FQ205", f"{file.name} cannot be read: {error}", where=str(file)) from error
 
     def totals(self) -> dict[str, Any]:
         """The run's totals under the names of its lines: sums of bytes, counts and seconds, last of the rest."""
@@ -233,6 +237,14 @@ def open_run(path: str | Path, *, lock: bool = False) -> Run:
             hint="runs stand in runs/ by default: fedq show runs",
         )
     return Run(path, lock=lock)
+
+
+def _unpacked(file: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """Model and strategy state of a checkpoint."""
+    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+        arrays = {k: stored[k] for k in stored.files}
+    state = _taken(json.loads(arrays.pop("state").tobytes()), arrays)
+    return {k.removeprefix("model/"): x for k, x in arrays.items() if k.startswith("model/")}, state
 
 
 def fingerprint(weights: Arrays) -> str:

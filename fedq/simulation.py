@@ -135,6 +135,8 @@ def _ending(run: Run) -> Iterator[None]:
         status = "done"
     except FedqError as error:
         status = "failed"
+        error.where = error.where or str(run.path / "log.txt")
+        error.hint = error.hint.replace("simulate RUN", f"simulate {run.path}")
         run.update(error=str(error))
         raise
     except OSError as error:

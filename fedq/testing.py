@@ -305,16 +305,20 @@ def _tiny(**settings: Any) -> Any:
 # ------------------------------------------------------------------------------------------------- clients
 
 
-def check_client(name: str, **settings: Any) -> None:
-    """A local algorithm: same key same bytes, arguments untouched, K clients together as each alone, and it learns."""
+def check_client(client: str | type[Any], **settings: Any) -> None:
+    """A local algorithm: same key same bytes, arguments untouched, K clients together as each alone, and it learns.
+
+    `client` is a registered name, or a class that is not registered yet.
+    """
     import torch
 
-    from fedq.clients import client
+    from fedq import clients
     from fedq.clients.private import Private, check_private
 
-    algorithm = client(name)(client(name).Options(**{"local_steps": 8, **settings}))
+    kind = clients.client(client) if isinstance(client, str) else client
+    name, algorithm = kind.__name__, kind(kind.Options(**{"local_steps": 8, **settings}))
     if isinstance(algorithm, Private):
-        check_private(name, type(algorithm), **settings)
+        check_private(name, kind, **settings)
         return
     w_KD = torch.from_numpy(rng(0, "w").uniform(-0.5, 0.5, (3, 12)).astype(np.float32))
     batches = [_toy_batch(step, 3) for step in range(8)]

@@ -91,8 +91,8 @@ def test_light(part: str) -> None:
 
 def test_every_part_has_a_layer() -> None:
     parts = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
-    whole = {"__init__", "__main__", "build", "cli", "config", "deploy", "simulation", "sweep", "testing"}
-    assert parts - whole == set(ALLOWED)
+    whole = "__init__ __main__ alone build cli config deploy scaffold simulation sweep testing"  # they know all
+    assert parts - set(whole.split()) == set(ALLOWED)
 
 
 def test_files_and_functions_stay_small() -> None:

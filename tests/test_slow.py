@@ -170,4 +170,7 @@ def test_notebook(notebook: Path, tmp_path: Path) -> None:
     book = nbformat.read(notebook, as_version=4)
     NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [o for cell in book.cells if cell.cell_type == "code" for o in cell.outputs]
-    assert any("image/svg+xml" in o.get("data", {}) or "text/plain" in o.get("data", {}) for o in outputs)
+    shown = [o.data.get("text/html", "") for o in outputs if "data" in o]
+    assert any("<svg" in html and "<table" in html for html in shown)  # the comparison
+    assert any('<progress value="8" max="8">' in html for html in shown)  # a bar, changed in place
+    assert not any("round= " in o.get("text", "") for o in outputs)

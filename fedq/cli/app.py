@@ -12,6 +12,9 @@ from fedq.cli.compare import compare
 from fedq.cli.demo import demo
 from fedq.cli.deploy import deploy
 from fedq.cli.doctor import doctor
+from fedq.cli.explain import explain
+from fedq.cli.export import export
+from fedq.cli.new import new
 from fedq.cli.report import report
 from fedq.cli.resume import resume
 from fedq.cli.show import show
@@ -58,7 +61,7 @@ def _stoppable(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-for command in (simulate, resume, sweep, compare, report, show, doctor, demo):
+for command in (simulate, resume, sweep, compare, report, export, show, explain, new, doctor, demo):
     app.command()(_stoppable(command))
 app.add_typer(bench, name="bench")
 app.add_typer(deploy, name="deploy")

@@ -108,7 +108,7 @@ def _read(file: IO[bytes]) -> str:
 
 
 def _threads(point: Point, jobs: int) -> tuple[str, ...]:
-    """`--workers` so that all jobs together have a thread a core; it never changes a result."""
+    """Flags so that all jobs together have a thread a core, which never changes a result; none on Ray."""
     if jobs == 1 or point.config.top.workers is not None or point.config.engine == "ray":
         return ()
     return "--engine", "local", "--workers", str(max(1, (os.cpu_count() or 1) // jobs))

@@ -3,8 +3,8 @@
 import shlex
 from typing import Any
 
-from fedq.cli.simulate import SECTION
-from fedq.config import PARTS, RunConfig, make_config, resolve
+from fedq.cli.flags import SECTION
+from fedq.config import NOT_HASHED, PARTS, RunConfig, make_config, resolve
 from fedq.errors import FedqError
 from fedq.runs import Run
 from fedq.settings import flatten, read_toml
@@ -33,7 +33,7 @@ def flags(config: RunConfig) -> list[str]:
         if flatten(make_config(fewer).as_dict()).get(key) == wanted.get(key):
             given = fewer
     brought = flatten(make_config(given).as_dict())
-    given |= {k: v for k, v in wanted.items() if brought.get(k) != v and k not in ("data.dir", "workers")}
+    given |= {k: v for k, v in wanted.items() if brought.get(k) != v and k not in NOT_HASHED}
     if make_config(given).hash != config.hash:
         raise FedqError("FQ105", "no flags say this config")
     return [flag for key, value in given.items() for flag in _flag(key, value)]

@@ -5,9 +5,11 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from fedq.cli.complete import anything
+
 
 def show(
-    what: Annotated[str, Argument()],
+    what: Annotated[str, Argument(autocompletion=anything)],
     json: Annotated[bool, Option("--json", help="Print JSON on stdout.")] = False,
     debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> int:

@@ -6,76 +6,43 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-SECTION = {
-    "strategy": "strategy.name",
-    "codec": "codec",
-    "error_feedback": "error_feedback",
-    "data": "data.name",
-    "data_dir": "data.dir",
-    "text_column": "data.text_column",
-    "label_column": "data.label_column",
-    "test_share": "data.holdout",
-    "model": "model.name",
-    "clients": "clients",
-    "per_round": "per_round",
-    "participation": "participation.name",
-    "rounds": "rounds",
-    "local_steps": "client.local_steps",
-    "batch_size": "client.batch_size",
-    "lr": "client.lr",
-    "epsilon": "client.epsilon",
-    "delta": "client.delta",
-    "partition": "data.partition",
-    "attack": "attack",
-    "seed": "seed",
-    "tolerate": "tolerate",
-    "engine": "engine",
-    "workers": "workers",
-    "ray_address": "ray_address",
-}
+from fedq.cli import flags
+from fedq.cli.flags import SECTION
 
 
 def simulate(
     config: Annotated[Path | None, Argument(show_default=False)] = None,
-    strategy: Annotated[
-        str | None, Option(help="fedvote (default), fedavg, fedpaq, signsgd ...: fedq show strategies")
-    ] = None,
-    codec: Annotated[str | None, Option(help="How updates travel: fedq show codecs.")] = None,
-    error_feedback: Annotated[bool | None, Option("--error-feedback", help="Send next what packing lost.")] = None,
-    data: Annotated[
-        str | None, Option(help="digits (default), mnist, fashion_mnist, cifar10, or owner/name of the hub.")
-    ] = None,
-    data_dir: Annotated[Path | None, Option(help="Read the data from this folder, in the hub's layout.")] = None,
-    text_column: Annotated[str | None, Option(help="Data are texts: the column they stand in.")] = None,
-    label_column: Annotated[str | None, Option(help="The column of their labels.")] = None,
-    test_share: Annotated[float | None, Option(help="Share held out for testing, without a test split.")] = None,
-    model: Annotated[str | None, Option(help="mlp (default), lenet5, fedvote_lenet5 ...: fedq show models")] = None,
-    clients: Annotated[int | None, Option(help="Partitions of the data, each one client; default 20.")] = None,
-    per_round: Annotated[int | None, Option(help="Clients that take part in a round; default all.")] = None,
-    participation: Annotated[
-        str | None, Option(help="Who comes when: bernoulli, markov, cyclic; default full, or --per-round at random.")
-    ] = None,
-    rounds: Annotated[int | None, Option(help="Rounds of training; default 20.")] = None,
-    local_steps: Annotated[int | None, Option(help="Minibatch steps of a client in a round; default 20.")] = None,
-    batch_size: Annotated[int | None, Option(help="Examples in a minibatch; default 32.")] = None,
-    lr: Annotated[float | None, Option(help="Learning rate; default 0.05, 0.005 for signsgd.")] = None,
-    epsilon: Annotated[float | None, Option(help="Privacy that dp_lora may spend in all rounds; default 8.")] = None,
-    delta: Annotated[float | None, Option(help="The delta that goes with it; default 1e-5.")] = None,
-    partition: Annotated[
-        str | None, Option(help="iid, dirichlet:A, fedau:A, by:COLUMN; default dirichlet:0.5.")
-    ] = None,
-    attack: Annotated[
-        str | None, Option(metavar="NAME:SHARE", help="Clients that attack, a share or a number: fedq show attacks.")
-    ] = None,
-    seed: Annotated[int | None, Option(help="Every random choice follows from it; default 0.")] = None,
+    strategy: flags.Strategy = None,
+    codec: flags.Codec = None,
+    error_feedback: flags.ErrorFeedback = None,
+    data: flags.Data = None,
+    data_dir: flags.DataDir = None,
+    text_column: flags.TextColumn = None,
+    label_column: flags.LabelColumn = None,
+    test_share: flags.TestShare = None,
+    model: flags.Model = None,
+    clients: flags.Clients = None,
+    per_round: flags.PerRound = None,
+    participation: flags.Participation = None,
+    rounds: flags.Rounds = None,
+    local_steps: flags.LocalSteps = None,
+    batch_size: flags.BatchSize = None,
+    lr: flags.Lr = None,
+    epsilon: flags.Epsilon = None,
+    delta: flags.Delta = None,
+    partition: flags.Partition = None,
+    attack: flags.Attack = None,
+    seed: flags.Seed = None,
     set_: Annotated[list[str] | None, Option("--set", metavar="K=V", help="Any other key; may be repeated.")] = None,
-    until: Annotated[str | None, Option(help="Stop early: accuracy=0.9 or up=10MB.")] = None,
-    tolerate: Annotated[float | None, Option(help="Share of a round's clients that may fail; default 0.")] = None,
-    engine: Annotated[str | None, Option(help="local (default: threads) or ray; never changes a result.")] = None,
-    workers: Annotated[
-        int | None, Option(help="How many train at once; above 1, on Ray unless --engine local.")
+    only_client: Annotated[
+        int | None, Option(min=0, help="Play this client alone, in this process: CONFIG of a failed run.")
     ] = None,
-    ray_address: Annotated[str | None, Option(help="Join this Ray cluster: auto or HOST:PORT.")] = None,
+    round_: Annotated[int, Option("--round", min=1, help="The round that --only-client plays.")] = 1,
+    until: Annotated[str | None, Option(help="Stop early: accuracy=0.9 or up=10MB.")] = None,
+    tolerate: flags.Tolerate = None,
+    engine: flags.Engine = None,
+    workers: flags.Workers = None,
+    ray_address: flags.RayAddress = None,
     out: Annotated[Path, Option(help="Folder for run directories.")] = Path("runs"),
     json: Annotated[bool, Option("--json", help="Print one JSON object at the end, on stdout.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="Say nothing but errors.")] = False,
@@ -88,18 +55,22 @@ def simulate(
 
     Example: fedq simulate --strategy fedvote --clients 20 --rounds 20 --seed 1
     """
-    flags: dict[str, Any] = {k: v for k, v in locals().items() if k in SECTION and v is not None}
+    given: dict[str, Any] = {k: v for k, v in locals().items() if k in SECTION and v is not None}
     if sys.stderr.isatty() and not quiet:
         print("loading ...", end="\r", file=sys.stderr, flush=True)
     from fedq.config import resolve
     from fedq.until import Until
 
-    resolved = resolve(_settings(config, flags, set_ or []))
+    resolved = resolve(_settings(config, given, set_ or []))
     if print_config:
         print(resolved.to_toml(), end="")
         return 0
     if until:
         Until.parse(until)
+    if only_client is not None:
+        from fedq.alone import play_alone
+
+        return play_alone(resolved, config, only_client, round_, debug=debug)
     from fedq.cli.playing import play_on_screen
     from fedq.simulation import begin
 
@@ -107,13 +78,13 @@ def simulate(
     return play_on_screen(run, simulation, until=until, as_json=json, quiet=quiet)
 
 
-def _settings(config: Path | None, flags: dict[str, Any], sets: list[str]) -> dict[str, Any]:
+def _settings(config: Path | None, values: dict[str, Any], sets: list[str]) -> dict[str, Any]:
     """A file's settings, then flags over them, then `--set`; each remembers where it was given."""
     from fedq.config import named, over
     from fedq.settings import Setting, parse_set, read_toml
 
     given = {}
-    for name, value in flags.items():
+    for name, value in values.items():
         plain = str(value.expanduser().resolve()) if isinstance(value, Path) else value
         flag = f"--{name.replace('_', '-')}"
         given[SECTION[name]] = Setting(plain, flag if value is True else f"{flag} {value}")

@@ -23,7 +23,8 @@ def sweep(
     """Run every combination of a grid; those that are done already are not run again.
 
     Stopped by Ctrl-C or by a failure, the same command does what is missing.
-    A run that fails stops no other.
+    A run that fails stops no other. --set ray_address=auto plays the clients of
+    all runs on one Ray cluster.
 
     Example: fedq sweep --grid strategy=fedvote,fedavg --grid seed=0..2 -j 2
     """
@@ -56,7 +57,7 @@ def sweep(
 
 def _dotted(grid: str) -> str:
     """`lr=0.1,0.2` as `client.lr=0.1,0.2`: what a flag of `fedq simulate` is called varies its key."""
-    from fedq.cli.simulate import SECTION
+    from fedq.cli.flags import SECTION
 
     name, equals, values = grid.partition("=")
     return SECTION.get(name.strip().replace("-", "_"), name) + equals + values

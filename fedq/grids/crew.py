@@ -58,14 +58,18 @@ class Crew:
         """The client's reply to `message`, or what it raised; and what it wants to keep, `state` before."""
         if self.stop.is_set():
             return Failure("nobody waits for it"), state
-        node = message.metadata.dst_node_id
-        config: UserConfig = {"partition-id": node - 1, "num-partitions": self.clients}
-        context = Context(SIMULATED_RUN, node, config, state, {})
         try:
-            return self.app(isolated(message), context), context.state
+            return self.alone(message, state)
         except (Exception, SystemExit) as error:
             said = error.message if isinstance(error, FedqError) else f"{type(error).__name__}: {error}"
             return Failure(said, traceback.format_exc()), state
+
+    def alone(self, message: Message, state: RecordDict) -> tuple[Message, RecordDict]:
+        """The client's reply and what it wants to keep; what it raises passes through."""
+        node = message.metadata.dst_node_id
+        config: UserConfig = {"partition-id": node - 1, "num-partitions": self.clients}
+        context = Context(SIMULATED_RUN, node, config, state, {})
+        return self.app(isolated(message), context), context.state
 
 
 def delivered(message: Message, reply: Message | Failure) -> Message:

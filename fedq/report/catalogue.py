@@ -75,6 +75,11 @@ def _page(kind: str, name: str, found: Any) -> dict[str, Any]:
     }
 
 
+def known(kind: str) -> list[str]:
+    """The names of a kind, such as "strategy"."""
+    return names(kind, _registries()[kind][0])
+
+
 def page_text(entry: Mapping[str, Any]) -> str:
     """A page as text."""
     rows = [

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from glob import glob
 from math import floor
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -19,6 +20,16 @@ TASK = ("data", "model", "clients")  # what runs must share to be compared, with
 HINT = "runs/ holds them by default: fedq show runs"
 Found: TypeAlias = tuple[dict[str, Any], dict[int, Curve], tuple[Run, ...]]  # settings, a curve a seed, the runs
 TOLD = ("per_round", "participation", "downlink", "client.local_steps", "client.local_epochs", "client.batch_size")
+
+
+def compare(*runs: Run | str | Path, target: float | None = None, anyway: bool = False) -> "Comparison":
+    """Compare runs, given as such, as directories or as patterns (`"runs/*"`); see `Comparison.of`.
+
+    A notebook shows the comparison as a picture and a table.
+    """
+    named = [str(run.path if isinstance(run, Run) else run) for run in runs]
+    paths = [Path(path) for name in named for path in sorted(glob(name)) or [name]]
+    return Comparison.of(paths, target, anyway=anyway)
 
 
 @final
@@ -38,7 +49,7 @@ class Comparison:
         no run, FQ205 if none has an evaluated round, FQ107 if they differ in data, model, clients or seeds, unless
         `anyway`.
         """
-        runs, notes = _opened(paths)
+        runs, notes = opened(paths)
         groups = tuple(_labelled(_grouped(runs, notes)))
         if not groups:
             where = " ".join(map(str, paths))
@@ -97,6 +108,12 @@ class Comparison:
         """The rows as text."""
         return table(self.shown())
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: accuracy against uploaded bytes, the table, the notes."""
+        from fedq.report.html import shown
+
+        return shown(self)
+
     def as_dict(self) -> dict[str, Any]:
         """The comparison as JSON values."""
         return {"target": self.target, "rows": self.rows(), "notes": list(self.notes)}
@@ -114,7 +131,7 @@ class Comparison:
         return [out / name for name in texts]
 
 
-def _opened(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+def opened(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """The runs named, and what among `paths` is none; beside runs, pictures and folders of runs are passed over."""
     found: dict[Path, Run] = {}
     notes = []

@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from io import BytesIO
+from io import BytesIO, StringIO
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from fedq.report.plots import COLOURS, STYLE
+from fedq.report.comparison import Comparison
+from fedq.report.plots import COLOURS, STYLE, UP, draw
 
 INK = "#010203"  # stands for the page's text colour in figures
 PAGE: Any = {
@@ -73,6 +74,16 @@ def folded(title: str, *parts: str) -> str:
 def code(words: str) -> str:
     """Text as it is typed."""
     return f"<pre><code>{escape(words)}</code></pre>"
+
+
+def shown(comparison: Comparison) -> str:
+    """A comparison in a notebook."""
+    raw = StringIO()
+    with mpl.rc_context(STYLE):
+        draw(comparison, UP).savefig(raw, format="svg", metadata={"Date": None})
+    svg = raw.getvalue()
+    notes = "".join(f"<p>{escape(note)}</p>" for note in comparison.notes)
+    return svg[svg.index("<svg") :] + table(comparison.shown()) + notes
 
 
 def inline(figure: Figure, name: str, caption: str) -> str:

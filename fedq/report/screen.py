@@ -12,6 +12,7 @@ from typing import Any, TextIO, final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from fedq.report.notebook import NotebookBar, in_notebook
 from fedq.report.units import duration, share, size
 
 EVERY = 10  # rounds between lines that stay above a terminal's bar
@@ -110,7 +111,7 @@ class Screen:
         self._deployed = simulation.strategy.deployed(simulation.initial) is not None
         self._lines: TextIO = sys.stderr if json else sys.stdout
         self._console = Console(stderr=True, highlight=False, markup=False)
-        self._bar: Progress | None = None
+        self._bar: Progress | NotebookBar | None = None
         self._task = TaskID(0)
         self._up = 0
         self._seconds: list[float] = []
@@ -118,7 +119,10 @@ class Screen:
 
     def __enter__(self) -> "Screen":
         logging.getLogger("fedq.aloud").addHandler(self._aloud)
-        if self._console.is_terminal and not self._quiet:
+        if in_notebook() and not self._quiet:
+            self._bar = NotebookBar(self._rounds)
+            self._bar.start()
+        elif self._console.is_terminal and not self._quiet:
             text = TextColumn("{task.completed}/{task.total}  {task.fields[said]}", markup=False)
             self._bar = Progress(BarColumn(bar_width=20), text, console=self._console, transient=True)
             self._task = self._bar.add_task("", total=self._rounds, said="starting")
@@ -144,7 +148,9 @@ class Screen:
             return
         self._deployed |= metrics["deployed_accuracy"] is not None
         text = line(metrics, self._rounds, deployed=self._deployed)
-        if self._bar is None or not self._lines.isatty():
+        if isinstance(self._bar, NotebookBar):
+            pass
+        elif self._bar is None or not self._lines.isatty():
             print(text, file=self._lines, flush=True)
         elif metrics["round"] % EVERY == 0:
             self._console.print(text, no_wrap=True, overflow="ellipsis")
@@ -152,7 +158,10 @@ class Screen:
             recent = self._seconds[-10:]
             left = (self._rounds - metrics["round"]) * sum(recent) / len(recent)
             said = f"accuracy {share(metrics['accuracy'])}   {size(self._up)} up   {duration(left)} left"
-            self._bar.update(self._task, completed=metrics["round"], said=said)
+            if isinstance(self._bar, NotebookBar):
+                self._bar.update(metrics["round"], said)
+            else:
+                self._bar.update(self._task, completed=metrics["round"], said=said)
 
 
 @final

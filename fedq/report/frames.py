@@ -1,0 +1,45 @@
+"""Runs as one long pandas table."""
+
+from collections.abc import Iterable
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from fedq.errors import FedqError
+from fedq.runs import Run, open_run
+
+
+def load_runs(*patterns: str | Path) -> Any:
+    """The rounds of all runs that `patterns` match (`"runs/*"`), as a DataFrame; what is no run is passed over.
+
+    Columns: run, strategy_name, codec, data, model, seed, those of metrics.jsonl, and the bytes and seconds so far.
+    FedqError FQ203 if there is none.
+    """
+    found = sorted(
+        {path for p in patterns for path in glob(str(Path(p).expanduser())) if (Path(path) / "run.toml").is_file()}
+    )
+    if not found:
+        raise FedqError("FQ203", "none of these is a run", where=" ".join(map(str, patterns)), hint="fedq show runs")
+    return table_of([open_run(path) for path in found])
+
+
+def table_of(runs: Iterable[Run]) -> Any:
+    """A line a round of each run; see `load_runs`."""
+    import pandas as pd
+
+    tables = []
+    for run in runs:
+        rounds, config = run.metrics, run.config
+        if rounds.empty:
+            continue
+        rounds = rounds.rename(columns={"strategy": "strategy_shows"})
+        named = {"run": run.path.name, "strategy": config["strategy"]["name"], "codec": config["codec"]}
+        named |= {"data": config["data"]["name"], "model": config["model"]["name"], "seed": config["seed"]}
+        for place, (key, value) in enumerate(named.items()):
+            rounds.insert(place, key, value)
+        for key in ("up_bytes", "down_bytes", "seconds"):
+            rounds[f"{key}_so_far"] = rounds[key].cumsum()
+        tables.append(rounds)
+    if not tables:
+        raise FedqError("FQ205", "none of these runs has finished a round", hint="fedq show runs")
+    return pd.concat(tables, ignore_index=True)
