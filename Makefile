@@ -6,7 +6,7 @@ export HF_HUB_OFFLINE := 1
 # torch's CPU build where the package index offers one; leave empty for the index's default
 TORCH ?= torch>=2.6,<2.14
 
-.PHONY: demo test slow lint install clean
+.PHONY: demo test slow lint docs install clean
 
 demo: .venv/installed
 	.venv/bin/fedq demo
@@ -21,6 +21,9 @@ lint: .venv/installed
 	.venv/bin/ruff check fedq tests experiments
 	.venv/bin/ruff format --check fedq tests experiments
 	.venv/bin/mypy
+
+docs: .venv/installed
+	.venv/bin/mkdocs build --quiet --strict --site-dir build/site
 
 install: .venv/installed
 

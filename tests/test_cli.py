@@ -276,17 +276,9 @@ def test_doctor(fedq: Fedq) -> None:
 
 def test_version_and_help(fedq: Fedq) -> None:
     assert fedq("--version") == (0, "fedq 0.1.0\n", "")
-    for words in (
-        ["--help"],
-        *(
-            [*c.split(), "--help"]
-            for c in ("simulate", "resume", "sweep", "compare", "report", "show", "doctor", "demo", "bench kernels")
-        ),
-    ):
-        status, out, _ = fedq(*words)
-        assert status == 0
-        assert max(len(line) for line in out.splitlines()) <= 80
-        assert words == ["--help"] or "Example: fedq" in out
+    status, out, _ = fedq("--help")
+    assert status == 0
+    assert max(len(line) for line in out.splitlines()) <= 80
 
 
 def test_help_says_what_the_arguments_are(fedq: Fedq) -> None:

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,35 @@ def test_fallback_wheel(tmp_path: Path) -> None:
     settings = ["--clients", "4", "--rounds", "1", "--local-steps", "2", "--quiet"]
     run(tmp_path, "-c", "from fedq.cli import main; main()", "simulate", *settings)
     assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_sdist_builds_a_wheel(tmp_path: Path) -> None:
+    """From the sdist alone: what a release publishes is enough to build from, and to run the tests of."""
+    pytest.importorskip("build")
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "build", "dist", "runs", ".*_cache"))
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(source)], capture_output=True, text=True
+    )
+    if "No matching distribution" in done.stdout + done.stderr:
+        pytest.skip("pip cannot fetch scikit-build-core here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (sdist,), (wheel,) = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
+    with tarfile.open(sdist) as held:
+        names = {name.partition("/")[2] for name in held.getnames()}
+    assert {
+        "pyproject.toml",
+        "CMakeLists.txt",
+        "LICENSE",
+        "README.md",
+        "tests/conftest.py",
+        "fedq/report/style.css",
+    } <= names
+    assert any(name.startswith("fedq/kernels/native/") for name in names)
+    with zipfile.ZipFile(wheel) as built_:
+        packed = set(built_.namelist())
+    assert {"fedq/report/style.css", "fedq/templates/strategy.txt"} <= packed
+    assert not any(name.startswith(("tests", "docs", "experiments")) for name in packed)
 
 
 def test_editable_install_and_repository_root_use_the_native_core() -> None:
