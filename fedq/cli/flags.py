@@ -70,9 +70,7 @@ Rounds: TypeAlias = Annotated[int | None, Option(help="Rounds of training; defau
 LocalSteps: TypeAlias = Annotated[int | None, Option(help="Minibatch steps of a client in a round; default 20.")]
 BatchSize: TypeAlias = Annotated[int | None, Option(help="Examples in a minibatch; default 32.")]
 Lr: TypeAlias = Annotated[float | None, Option(help="Learning rate; default 0.05, 0.005 for signsgd.")]
-Epsilon: TypeAlias = Annotated[
-    float | None, Option(help="Privacy that dp_lora may spend in all rounds; default 8.")
-]
+Epsilon: TypeAlias = Annotated[float | None, Option(help="Privacy that dp_lora may spend in all rounds; default 8.")]
 Delta: TypeAlias = Annotated[float | None, Option(help="The delta that goes with it; default 1e-5.")]
 Partition: TypeAlias = Annotated[
     str | None, Option(help="iid, dirichlet:A, fedau:A, by:COLUMN; default dirichlet:0.5.")
