@@ -18,8 +18,8 @@ slow: .venv/installed
 	$(PY) -m pytest -m slow
 
 lint: .venv/installed
-	.venv/bin/ruff check fedq tests experiments
-	.venv/bin/ruff format --check fedq tests experiments
+	.venv/bin/ruff check fedq tests experiments benchmarks
+	.venv/bin/ruff format --check fedq tests experiments benchmarks
 	.venv/bin/mypy
 
 docs: .venv/installed

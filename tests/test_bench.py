@@ -6,8 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from fedq.bench import rivals
+from fedq.bench.work import JOBS
+from fedq.errors import FedqError
 from fedq.kernels import _reference, _reference_votes
 from fedq.rng import Key
 
@@ -56,6 +59,34 @@ def test_contenders_do_the_job_they_are_given(tmp_path):
         ends = list(CONTENDERS[name](tmp_path / "mlp.npz", job.rounds))
         assert len(ends) == 3, name
         assert ends == sorted(ends), name
+
+
+def test_pfl_trains_the_networks_that_fedq_trains():
+    from benchmarks.peers import pfl_contender
+    from fedq.bench.contenders import _network
+
+    for name, weights in (("mlp", 2_410), ("lenet5", 61_706)):
+        ours, theirs = _network(name), pfl_contender.network(name)
+        parameters = [w.shape for w in theirs.parameters()]
+        assert parameters == [w.shape for w in ours.parameters()]
+        assert sum(shape.numel() for shape in parameters) == weights
+        theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+        x = torch.rand(3, *JOBS[name].shape)
+        assert (ours(x) == theirs(x)).all()
+
+
+@pytest.mark.slow
+def test_environment_of_a_peer_is_made_once(tmp_path):
+    from benchmarks.simulation import environment
+
+    python = environment(tmp_path / "peer", "pip")
+    made = (tmp_path / "peer" / "pyvenv.cfg").stat().st_mtime_ns
+    assert environment(tmp_path / "peer", "pip") == python
+    assert (tmp_path / "peer" / "pyvenv.cfg").stat().st_mtime_ns == made
+    found = subprocess.run([python, "-c", "import sys, numpy"], capture_output=True, text=True)
+    assert "No module named 'numpy'" in found.stderr  # an environment of its own
+    with pytest.raises(FedqError, match="cannot make the environment of peer"):
+        environment(tmp_path / "peer", str(tmp_path / "absent"))
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """`fedq bench`."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from typer import Option, Typer
 
@@ -42,16 +43,10 @@ def kernels(
 
     Example: fedq bench kernels --d 1000000 --n 100
     """
-    import json as json_
-
     from fedq.bench.kernels import rows
-    from fedq.report.tables import table
 
     found = [row for size in d or [25_000_000] for row in rows(size, n, others=others)]
-    if json:
-        print(json_.dumps(found))
-    else:
-        print(table([{c: "-" if row[c] is None else str(row[c]) for c in COLUMNS} for row in found]))
+    print(shown(found if json else [{c: row[c] for c in COLUMNS} for row in found], json=json))
     return 0
 
 
@@ -65,26 +60,20 @@ def simulation(
 ) -> int:
     """Time whole simulations of one job: fedq, stock Flower, and plain loops in one and in two processes.
 
-    Client updates a second of warm rounds; each contender is a process of its own.
+    Client updates a second of warm rounds; each contender is a process of its own. With pfl-research and FedJAX in
+    environments of their own: python benchmarks/simulation.py --peers DIR, in the repository.
 
     Example: fedq bench simulation --work mlp --contender fedq --contender loop
     """
-    import json as json_
-
     from fedq.bench.simulation import OWN, own, rows
     from fedq.bench.work import JOBS
     from fedq.errors import FedqError, nearest
-    from fedq.report.tables import table
 
     for given, known in ((work or [], tuple(JOBS)), (contender or [], OWN)):
         for name in given:
             if name not in known:
                 raise FedqError("FQ101", f"there is no `{name}` to measure", hint=nearest(name, known))
-    found = list(rows(work or list(JOBS), own(contender or OWN), repeats))
-    if json:
-        print(json_.dumps(found))
-    else:
-        print(table([{c: "-" if value is None else str(value) for c, value in row.items()} for row in found]))
+    print(shown(list(rows(work or list(JOBS), own(contender or OWN), repeats)), json=json))
     return 0
 
 
@@ -109,14 +98,21 @@ def scale(
 
     Example: fedq bench scale --population 1000000 --cohort 10000 --set workers=2
     """
-    import json as json_
-
     from fedq.bench.scale import COHORTS, POPULATIONS, rows
-    from fedq.report.tables import table
     from fedq.settings import parse_set
 
     parse_set(set_ or [])  # malformed ones are told
     settings = dict(word.split("=", 1) for word in set_ or [])
-    found = list(rows(population or POPULATIONS, cohort or COHORTS, settings, rounds))
-    print(json_.dumps(found) if json else table([{c: str(v) for c, v in row.items()} for row in found]))
+    print(shown(list(rows(population or POPULATIONS, cohort or COHORTS, settings, rounds)), json=json))
     return 0
+
+
+def shown(rows: Sequence[Mapping[str, Any]], *, json: bool) -> str:
+    """Rows as a JSON list or as an aligned table, in which None is a dash."""
+    from json import dumps
+
+    from fedq.report.tables import table
+
+    if json:
+        return dumps(rows)
+    return table([{column: "-" if value is None else str(value) for column, value in row.items()} for row in rows])
