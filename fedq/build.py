@@ -19,7 +19,7 @@ from fedq.attacks.base import Wire
 from fedq.attacks.placed import attacked, mods, poison
 from fedq.clients import client
 from fedq.clients.app import client_app, encode_mod, train_ahead
-from fedq.clients.feedback import check_feedback, feedback_mod
+from fedq.clients.feedback import feedback_mod
 from fedq.clients.local import LocalAlgorithm
 from fedq.clients.private import Private, check_promise
 from fedq.clients.proxy import ProxySet
@@ -32,6 +32,7 @@ from fedq.data.population import Drawn, shares
 from fedq.data.proxy import hold_proxy
 from fedq.data.text import TextInputs
 from fedq.errors import FedqError
+from fedq.fit import check_added, check_client, check_ledgers, check_norms, check_proxy, device
 from fedq.grids import Crew, LocalGrid, SimulatedGrid
 from fedq.kernels import codec, records
 from fedq.kernels.records import Arrays
@@ -84,8 +85,8 @@ class Simulation:
         """Take back what `state` gave."""
         self.strategy.restore(state["strategy"])
         self.clients.restore(state["clients"])
-        if self.strategy.private:
-            _check_ledgers(state["strategy"]["spent"], state["clients"])
+        if self.strategy.private and isinstance(self.clients, SimulatedGrid):
+            check_ledgers(state["strategy"]["spent"], self.clients.memory.of)
 
     def open(self) -> None:
         """Take what the run needs besides memory: workers in other processes. FedqError FQ206 where there are none."""
@@ -132,7 +133,7 @@ def build(config: RunConfig, site: tuple[int, Dataset] | None = None) -> Simulat
             server.setup.participation.expected()  # rates above 1 are told now
         initial = server.initial(drawn, ground.blueprint.hidden(), top.seed)
         (data, own), trained = ground.data, sum(x.size for x in initial.values())
-        warned = (*_check_norms(config, ground.blueprint), *_check_proxy(config, own), *parts.warnings)
+        warned = (*check_norms(config, ground.blueprint), *check_proxy(config, own), *parts.warnings)
         if parts.trainer.private:
             sizes = {len(held) for held in ground.held}
             check_promise(parts.trainer.private, config.model.name, ground.blueprint, sizes, top.rounds)
@@ -165,11 +166,11 @@ def _parts(config: RunConfig, ground: "_Ground") -> _Parts:
     setup = Setup(coming, *both, o.lr, top.rounds, bad, lambda: ground.proxy, scaling)
     server: PackedStrategy = strategy(config.strategy.name)(setup, config.strategy.options)
     algorithm: LocalAlgorithm | Private = client(config.client.name)(o)
-    _check_client(config, server, algorithm)
+    check_client(config, server, algorithm)
     wire = Wire(server.codec, server.sends, top.seed)
     if who:
         check_fit(who, wire, config.strategy.name)
-    feedback = _check_feedback(config, server) if top.error_feedback else ()
+    feedback = check_added(config, server) if top.error_feedback else ()
     held, (data, _) = ground.held, ground.data
     kept = top.evaluate.kept if top.evaluate.clients else 0.0
     shards = Shards(ground.inputs, held, kept, top.seed, poison(who, data.classes))
@@ -189,7 +190,7 @@ def _engine(config: RunConfig, ground: "_Ground", crew: Crew, cohort: int, train
     from fedq.grids.cluster import Cluster
     from fedq.grids.ray import RayGrid
 
-    cluster = Cluster(top.ray_address, top.workers, most=config.per_round)
+    cluster = Cluster(top.ray_address, top.workers, most=config.per_round, gpus=top.device == "cuda")
     return RayGrid(cluster, partial(_crew, config.as_dict()), (ground.data, ground.held), top.clients, cohort=cohort)
 
 
@@ -296,7 +297,8 @@ class _Ground:
     def blueprint(self) -> Blueprint:
         """The network."""
         model, seed = self._config.model, self._config.top.seed
-        return Blueprint(model.name, model.options, self.inputs.shape, self.data[0].classes, seed)
+        shape, top = (self.inputs.shape, self.data[0].classes), self._config.top
+        return Blueprint(model.name, model.options, *shape, seed, device(self._config), top.precision == "bf16")
 
     @cached_property
     def proxy(self) -> ProxySet:
@@ -304,69 +306,6 @@ class _Ground:
         own = self.data[1]
         assert own is not None, "only strategies whose options are `ProxyOptions` have a proxy set"
         return ProxySet(self.blueprint, self.inputs, own)
-
-
-def _check_ledgers(spent: Mapping[str, Any], clients: Mapping[str, NDArray[np.uint8]]) -> None:
-    """FedqError FQ205 if a client that has spent privacy lacks its ledger."""
-    for partition_ in map(int, spent):
-        kept = clients.get(str(partition_ + 1))
-        if kept is None or "ledger" not in _flower.from_bytes(kept.tobytes()):
-            raise FedqError(
-                "FQ205",
-                f"the privacy ledger of client {partition_} is missing: what it would spend further cannot be told",
-                hint="start a new run; what was released before still counts against these data",
-            )
-
-
-def _check_proxy(config: RunConfig, held: Examples | None) -> Iterator[str]:
-    if held and config.strategy.options.proxy == "test":
-        yield (
-            f"the server learns on {len(held)} test images (strategy.proxy = test); "
-            "accuracy is that of the others, and still flattered by them"
-        )
-
-
-def _check_feedback(config: RunConfig, server: PackedStrategy) -> tuple[str, ...]:
-    return check_feedback(config.strategy.name, server.sends, server.codec, asked_first=server.asks_first)
-
-
-def _check_client(config: RunConfig, server: PackedStrategy, algorithm: LocalAlgorithm | Private) -> None:
-    if server.client and config.client.name != server.client:
-        raise FedqError(
-            "FQ105",
-            f"`{config.strategy.name}` needs the client `{server.client}`, not `{config.client.name}`",
-            key="client.name",
-            hint="leave client.name out: the strategy knows its own",
-        )
-    if isinstance(algorithm, Private) != server.private:
-        raise FedqError(
-            "FQ105",
-            f"`{config.client.name}` keeps a privacy ledger, and `{config.strategy.name}` reads none"
-            if isinstance(algorithm, Private)
-            else f"`{config.strategy.name}` needs a private client, and `{config.client.name}` is none",
-            key="client.name",
-            hint="--strategy dp_lora",
-        )
-    if (server.sends == "gradient") != (algorithm.returns == "gradient"):
-        wanted = "a gradient" if server.sends == "gradient" else "weights"
-        raise FedqError(
-            "FQ105",
-            f"`{config.strategy.name}` needs a client that returns {wanted}, and `{config.client.name}` does not",
-            key="client.name",
-            hint="leave client.name out: the strategy knows its own",
-        )
-
-
-def _check_norms(config: RunConfig, blueprint: Blueprint) -> Iterator[str]:
-    if blueprint.normalised() and config.client.options.batch_size < 2:
-        raise FedqError(
-            "FQ105",
-            f"`{config.model.name}` has batch norm, which needs batches of at least 2 examples",
-            key="client.batch_size",
-            hint="raise --batch-size, or --set model.norm=none where the model has that",
-        )
-    if config.client.name == "latent" and not blueprint.normalised():
-        yield f"`{config.model.name}` has no batch norm, so activations of +-1 weights grow with every layer"
 
 
 @contextmanager

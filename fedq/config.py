@@ -11,19 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar, final
+from typing import Any, TypeVar, final
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from fedq.attacks import parse as parse_attack
 from fedq.clients import CLIENTS, client
-from fedq.data.augment import AUGMENTATIONS, augmentation
+from fedq.data.augment import augmentation
 from fedq.data.partition import parse as parse_partition
 from fedq.errors import FedqError, nearest
 from fedq.kernels import codec
 from fedq.models import MODELS, model
 from fedq.options import Options
 from fedq.participation import PARTICIPATION, participation
+from fedq.sections import DataOptions, EvaluateOptions, Scalars
 from fedq.settings import Setting, Settings, flatten, nest, read_toml
 from fedq.strategies import STRATEGIES, strategy
 
@@ -53,67 +54,6 @@ class Part:
 
     name: str
     options: Any
-
-
-class DataOptions(Options):
-    """`[data]` keys."""
-
-    name: str = Field(
-        "digits",
-        description="a data set: digits, mnist, fashion_mnist, cifar10 or owner/name of the hub",
-    )
-    dir: str = Field("", description="a folder in the hub's layout to read it from")
-    text_column: str | None = Field(None, description="the column of the texts, where data are texts")
-    label_column: str | None = Field(None, description="the column of their labels")
-    partition: str = Field("dirichlet:0.5", description="iid, dirichlet:ALPHA, fedau:ALPHA or by:COLUMN")
-    per_client: int | None = Field(
-        None,
-        ge=1,
-        description="examples that each client draws for itself; not given: partitions are disjoint"
-        ", or 50 each where there are more clients than examples",
-    )
-    holdout: float = Field(0.2, gt=0, lt=1, description="share held out for testing where there is no test split")
-    scale: Literal["standard", "unit"] = Field(
-        "standard",
-        description="of pixels: standard (each channel mean 0, deviation 1) or unit (black -1, white 1)",
-    )
-    augment: str = Field(
-        "none",
-        description=f"random changes of training images: {', '.join(AUGMENTATIONS)}",
-    )
-
-
-class EvaluateOptions(Options):
-    """`[evaluate]` keys."""
-
-    every: int = Field(1, ge=1, description="rounds between evaluations; the last round is always evaluated")
-    batch_size: int = Field(100, ge=2, description="examples in a batch; batch norm sees them together")
-    clients: bool = Field(
-        False,
-        description="also evaluate on clients, each on a share of its data kept from training",
-    )
-    kept: float = Field(0.2, gt=0, lt=1, description="that share")
-
-
-class Scalars(Options):
-    """Top-level keys."""
-
-    seed: int = Field(0, ge=0, lt=2**63, description="every random choice follows from it")
-    rounds: int = Field(20, ge=1, description="rounds of training")
-    clients: int = Field(20, ge=1, le=10**9, description="partitions of the data, each one client")
-    per_round: int | None = Field(None, ge=1, description="clients that take part in a round; all if not given")
-    codec: str = Field("float32", description="how arrays travel up")
-    downlink: str = Field("float32", description="how arrays travel down")
-    error_feedback: bool = Field(False, description="what packing lost is added to what a client sends next")
-    attack: str | None = Field(None, description="NAME:SHARE: clients that want the model to fail; fedq show attacks")
-    tolerate: float = Field(0.0, ge=0, le=1, description="share of clients that may fail in a round")
-    engine: Literal["local", "ray"] | None = Field(
-        None, description="local or ray; ray if workers > 1 or a ray_address is given"
-    )
-    workers: int | None = Field(None, ge=1, description="threads (local) or actors (ray) that train clients")
-    ray_address: str | None = Field(None, description="auto or HOST:PORT: a running Ray cluster to join")
-    data: DataOptions = DataOptions()
-    evaluate: EvaluateOptions = EvaluateOptions()
 
 
 @final
@@ -219,8 +159,8 @@ def resolve(settings: Settings) -> RunConfig:
         errors[0].also = tuple(errors[1:])
         raise errors[0]
     assert top is not None
-    if top.per_round == top.clients:
-        top = top.model_copy(update={"per_round": None})
+    defaults = {"per_round": top.clients, "device": "cpu", "precision": "fp32"}  # same run, same hash
+    top = top.model_copy(update={k: None for k, v in defaults.items() if getattr(top, k) == v})
     made = {name: part for name, part in parts.items() if part}
     if made["participation"].name in FIXED and top.per_round is None:
         made["participation"] = Part("full", participation("full").Options())

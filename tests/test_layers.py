@@ -12,6 +12,7 @@ ALLOWED = {
     "rng": set(),
     "options": set(),
     "until": {"errors"},
+    "sections": {"options", "data"},
     "plugins": {"errors"},
     "settings": {"errors"},
     "_flower": set(),
@@ -91,7 +92,7 @@ def test_light(part: str) -> None:
 
 def test_every_part_has_a_layer() -> None:
     parts = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
-    whole = "__init__ __main__ alone build cli config deploy scaffold simulation sweep testing"  # they know all
+    whole = "__init__ __main__ alone build fit cli config deploy scaffold simulation sweep testing"  # they know all
     assert parts - set(whole.split()) == set(ALLOWED)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.app import RecordDict
 from torch.nn import functional
 
 from fedq.build import Simulation, build, one_torch_thread
@@ -226,9 +227,9 @@ def test_the_ledger_survives_a_restart(tmp_path: Path) -> None:
 def test_a_run_whose_ledger_is_missing_is_not_resumed(tmp_path: Path) -> None:
     simulation = build(config())
     played(simulation, 1)
+    simulation.clients.memory.keep(2, RecordDict())
     state = simulation.state()
     fresh = build(config())
-    state["clients"].pop("2")
     with pytest.raises(FedqError, match="ledger of client 1 is missing") as error:
         fresh.restore(state)
     assert error.value.code == "FQ205"

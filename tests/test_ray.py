@@ -182,7 +182,7 @@ def started(folder: Path, round_: int, *flags: str) -> tuple["subprocess.Popen[s
     words = [*FEDQ, "simulate", *SHORT, "--workers", "2", *flags]
     pipe = subprocess.PIPE
     process = subprocess.Popen(words, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-    for _ in range(6000):
+    for _ in range(20_000):
         for file in folder.glob("runs/*/metrics.jsonl"):
             if file.read_text().count("\n") >= round_:
                 return process, file.parent

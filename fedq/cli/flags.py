@@ -33,6 +33,8 @@ SECTION = {
     "engine": "engine",
     "workers": "workers",
     "ray_address": "ray_address",
+    "device": "device",
+    "precision": "precision",
 }
 
 Strategy: TypeAlias = Annotated[
@@ -90,3 +92,5 @@ Workers: TypeAlias = Annotated[
     int | None, Option(help="How many train at once; above 1, on Ray unless --engine local.")
 ]
 RayAddress: TypeAlias = Annotated[str | None, Option(help="Join this Ray cluster: auto or HOST:PORT.")]
+Device: TypeAlias = Annotated[str | None, Option(help="cpu (default) or cuda: where clients train.")]
+Precision: TypeAlias = Annotated[str | None, Option(help="fp32 (default) or bf16: of the products in training.")]

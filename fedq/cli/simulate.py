@@ -43,6 +43,8 @@ def simulate(
     engine: flags.Engine = None,
     workers: flags.Workers = None,
     ray_address: flags.RayAddress = None,
+    device: flags.Device = None,
+    precision: flags.Precision = None,
     out: Annotated[Path, Option(help="Folder for run directories.")] = Path("runs"),
     json: Annotated[bool, Option("--json", help="Print one JSON object at the end, on stdout.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="Say nothing but errors.")] = False,

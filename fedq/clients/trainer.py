@@ -151,7 +151,7 @@ class Trainer:
     def together(self) -> bool:
         """Whether K clients can train at once: the network, the algorithm, and as many steps for each."""
         alike = self._options.local_epochs is None and not isinstance(self._algorithm, Remembering | Private)
-        return alike and stackable(self._blueprint.module())
+        return alike and not self._blueprint.bf16 and stackable(self._blueprint.module())
 
     def _trained(
         self,

@@ -27,7 +27,7 @@ class Dropout(nn.Module):
             return x
         assert self.random is not None, "rekey_ comes before training"
         kept = torch.from_numpy(self.random.random(tuple(x.shape), np.float32) >= self.share)
-        return x * kept / (1 - self.share)
+        return x * kept.to(x.device) / (1 - self.share)
 
 
 def rekey_(module: nn.Module, seed: int, *place: int) -> None:

@@ -37,6 +37,8 @@ class Blueprint:
     shape: tuple[int, ...]
     classes: int
     seed: int
+    device: str = "cpu"
+    bf16: bool = False  # products of training in bfloat16; weights, sums and evaluation in float32
 
     def module(self) -> nn.Module:
         """The module, on the CPU, with no weights drawn yet but those that it comes with."""
@@ -99,19 +101,19 @@ def _own(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
 class Flat:
     """Named weights of these shapes, and the flat vector [D] that they are one after the other."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.shapes = shapes
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], device: str = "cpu") -> None:
+        self.shapes, self.device = shapes, device
         self._sizes = [prod(shape) for shape in shapes.values()]
         parts = zip(self._sizes, shapes.values(), strict=True)
-        self.matrices = torch.cat([torch.full((n,), float(len(shape) > 1)) for n, shape in parts])
+        self.matrices = torch.cat([torch.full((n,), float(len(shape) > 1)) for n, shape in parts]).to(device)
 
     def flatten(self, weights: Weights) -> Tensor:
         """Named arrays -> one flat [D] tensor of its own."""
-        return torch.from_numpy(np.concatenate([weights[name].reshape(-1) for name in self.shapes]))
+        return torch.from_numpy(np.concatenate([weights[name].reshape(-1) for name in self.shapes])).to(self.device)
 
     def unflatten(self, w_D: Tensor) -> dict[str, NDArray[np.float32]]:
-        """A flat tensor [..., D] -> named arrays [..., *shape], views of it."""
-        parts = torch.split(w_D, self._sizes, dim=-1)
+        """A flat tensor [..., D] -> named arrays [..., *shape], views of it where it is on the CPU."""
+        parts = torch.split(w_D.cpu(), self._sizes, dim=-1)
         return {n: p.view(*w_D.shape[:-1], *s).numpy() for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
 
     def rekey_(self, seed: int, *place: int) -> None:
@@ -123,9 +125,9 @@ class Network(Flat):
     """A module whose weights `names` are trained and all others keep the value in `weights`, or that they came with."""
 
     def __init__(self, blueprint: Blueprint, weights: Weights, names: Sequence[str]) -> None:
-        self.module = blueprint.module().train()
-        self._parameters = dict(self.module.named_parameters())
-        super().__init__({name: tuple(self._parameters[name].shape) for name in names})
+        self.module = blueprint.module().train().to(blueprint.device)
+        self._parameters, self._bf16 = dict(self.module.named_parameters()), blueprint.bf16
+        super().__init__({name: tuple(self._parameters[name].shape) for name in names}, blueprint.device)
         for name, parameter in self._parameters.items():
             parameter.requires_grad_(name in names)
         self.fix_(weights)
@@ -138,7 +140,7 @@ class Network(Flat):
     def fix_(self, weights: Weights) -> None:
         """Give named parameters these values; those that other modules may share are replaced, not written to."""
         for name, x in weights.items():
-            self._parameters[name].data = torch.tensor(x)
+            self._parameters[name].data = torch.tensor(x, device=self.device)
 
     def rekey_(self, seed: int, *place: int) -> None:
         """Start dropout anew for one place of the run (round and partition)."""
@@ -154,7 +156,9 @@ class Network(Flat):
         """Mean cross-entropy [K] of each client's batch at its weights, and the gradient [K, D]; here K = 1."""
         assert w_KD.shape[0] == 1, "a loop trains one client at a time"
         self._flat.copy_(w_KD[0])
-        loss = functional.cross_entropy(self.module(x_KB[0]), y_KB[0])
+        x, y = x_KB[0].to(self.device), y_KB[0].to(self.device)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self._bf16):
+            loss = functional.cross_entropy(self.module(x), y)
         parts = torch.autograd.grad(loss, self.trained)
         return loss.detach()[None], torch.cat([p.reshape(-1) for p in parts])[None]
 
@@ -165,7 +169,7 @@ class Network(Flat):
         self.module.eval()
         loss, correct, sizes = 0.0, 0, _sizes(len(y), batch)
         for x_B, y_B in zip(torch.split(x, sizes), torch.split(y, sizes), strict=True):
-            logits = self.module(x_B)
+            logits, y_B = self.module(x_B.to(self.device)), y_B.to(self.device)  # noqa: PLW2901
             loss += float(functional.cross_entropy(logits, y_B, reduction="sum"))
             correct += int((logits.argmax(1) == y_B).sum())
         self.module.train()

@@ -33,15 +33,15 @@ class Stacked(Flat):
         self._first = next(i for i, (_, part) in enumerate(parts) if list(part.parameters()))
         self._layers = [_layer(path, part, inner=i > self._first) for i, (path, part) in enumerate(parts)]
         parameters = dict(module.named_parameters())
-        super().__init__({name: tuple(parameters[name].shape) for name in names})
-        self._fixed = {n: torch.tensor(weights[n])[None] for n in parameters if n not in names}
+        super().__init__({name: tuple(parameters[name].shape) for name in names}, blueprint.device)
+        self._fixed = {n: torch.tensor(weights[n], device=self.device)[None] for n in parameters if n not in names}
 
     @torch.no_grad()
     def gradient(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy [K] of each client's batch at its weights, and the gradient [K, D]."""
-        g_KD = torch.empty(w_KD.shape)
+        g_KD = torch.empty(w_KD.shape, device=self.device)
         stacked, slopes = self._views(w_KD) | self._fixed, self._views(g_KD)
-        x, pulls = x_KB, list[Pull]()
+        x, y_KB, pulls = x_KB.to(self.device), y_KB.to(self.device), list[Pull]()
         for layer in self._layers:
             x, pull = layer(x, stacked, slopes)
             pulls.append(pull)
@@ -137,5 +137,5 @@ def _cross_entropy(logits: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
     at = y_KB[..., None]
     loss_K = -log_p.gather(2, at).mean((1, 2))
     g = log_p.exp_()
-    g.scatter_add_(2, at, torch.full(at.shape, -1.0))
+    g.scatter_add_(2, at, torch.full(at.shape, -1.0, device=at.device))
     return loss_K, g.div_(y_KB.shape[1])
