@@ -6,7 +6,8 @@ by the SuperLink, so an in-process grid must set them itself. Importing this mod
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -93,21 +94,33 @@ def traffic(grid: Any) -> tuple[int, int] | None:
     if not hasattr(grid, "_runtime_client"):
         return None
     from flwr.proto.control_pb2 import ListRunsRequest
+
+    try:
+        with _control(grid._addr, grid._cert, insecure=grid._insecure) as client:
+            run_id = grid.run.run_id
+            found = client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
+    except Exception:  # a SuperLink that asks for accounts: there is no number
+        return None
+    return int(found.bytes_recv), int(found.bytes_sent)
+
+
+def registered(address: str, ca: bytes) -> dict[bytes, str]:
+    """The public keys (PEM) that a SuperLink knows, and the state of each one's node."""
+    from flwr.proto.control_pb2 import ListNodesRequest
+
+    with _control(address, ca) as client:
+        return {node.public_key: node.status for node in client.ListNodes(ListNodesRequest()).nodes_info}
+
+
+@contextmanager
+def _control(address: str, ca: bytes | None, *, insecure: bool = False) -> Iterator[Any]:
     from flwr.supercore.control import ControlHttpClient
     from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
-    client = ControlHttpClient.from_server_address(
-        server_address=grid._addr,
-        insecure=grid._insecure,
-        root_certificates=grid._cert,
-        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-serverapp")],
-    )
+    version = [RuntimeVersionHttpInterceptor(component_name="flwr-serverapp")]
+    client = ControlHttpClient.from_server_address(address, insecure, ca, version)
     try:
-        run_id = grid.run.run_id
-        found = client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
-        return int(found.bytes_recv), int(found.bytes_sent)
-    except Exception:  # a SuperLink that asks for accounts: there is no number
-        return None
+        yield client
     finally:
         client.close()
 
@@ -121,6 +134,7 @@ __all__ = [
     "isolated",
     "quiet",
     "rebuilt",
+    "registered",
     "set_message_id",
     "simulated_run",
     "to_bytes",

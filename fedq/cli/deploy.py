@@ -45,6 +45,25 @@ def init(
 
 
 @deploy.command()
+def renew(
+    folder: Dir = Path("deploy"),
+    also: Annotated[list[str] | None, Option(help="More names or addresses of the server; may be repeated.")] = None,
+    debug: Debug = False,
+) -> int:
+    """Make a new certificate for the server, by the same CA: sites need nothing new.
+
+    Example: fedq deploy renew --dir deploy --also 10.1.2.3
+    """
+    from fedq.deploy.files import renew as make
+    from fedq.deploy.layout import Deployment
+
+    make(Deployment.read(folder), tuple(also or ()))
+    print(f"wrote  {folder}/server.pem  server.key   (the old ones: *.old)")
+    print(f"Next:  start the server again: fedq deploy server --dir {folder}")
+    return 0
+
+
+@deploy.command()
 def server(
     folder: Dir = Path("deploy"),
     bind: Annotated[str, Option(help="Address to listen on.")] = "0.0.0.0",

@@ -46,6 +46,17 @@ def init(
     return made
 
 
+def renew(of: Deployment, also: tuple[str, ...] = ()) -> None:
+    """A new server certificate by the same CA; sites need nothing new. The old one is kept as `server.*.old`."""
+    if not (of.folder / "ca.key").exists():
+        raise FedqError("FQ207", "the CA's key is not here", where=str(of.folder / "ca.key"),
+                        hint="bring it back from where it is kept")  # fmt: skip
+    for name in ("server.key", "server.pem"):
+        if (of.folder / name).exists():
+            (of.folder / name).replace(of.folder / f"{name}.old")
+    keys.make_server(of.folder, [of.host, *also])
+
+
 def write_flower_config(of: Deployment) -> None:
     """Flower's own configuration, in the deployment's folder: where the SuperLink is, and whom it trusts."""
     import tomli_w

@@ -18,7 +18,7 @@ from fedq.deploy.grid import DeployedGrid
 from fedq.errors import FedqError
 from fedq.ledger import Ledger, MeteredGrid
 from fedq.runs import Run
-from fedq.simulation import begin, play, reopen
+from fedq.simulation import begin, logging_to, play, reopen
 
 log = logging.getLogger("fedq")
 
@@ -34,7 +34,8 @@ def main(grid: Grid, context: Context) -> None:
     try:
         played = deployed(simulation, grid, names, timeout=float(told["fedq-timeout"]))
         run.update(status="running", flower_run_id=str(context.run_id))
-        _wait(played, run, float(told["fedq-wait"]))
+        with logging_to(run.path / "log.txt"):
+            _wait(played, run, float(told["fedq-wait"]))
     except BaseException as error:
         run.update(status="failed", error=str(error))
         run.release()

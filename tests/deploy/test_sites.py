@@ -27,14 +27,14 @@ SMALL = {"clients": 3, "rounds": 2, "client.local_steps": 3, "client.batch_size"
 
 
 def sites(config: RunConfig, folder: Path, hostile: Callable[..., Message] | None = None) -> LocalGrid:
-    """The site's app behind a grid in this process, each site with a folder; `hostile` replies for partition 2."""
+    """The site's app behind a grid in this process, each site with a folder; `hostile` replies for the last."""
     told: dict[str, Any] = {"fedq-config": config.to_toml(), "fedq-id": "run-1"}
 
     def play(message: Message, context: Context) -> Message:
         k = int(context.node_config["partition-id"])
         context.node_config = {**context.node_config, "fedq-site": str(folder / f"site-{k}")}
         context.run_config = told
-        if hostile and k == 2 and message.metadata.message_type == "train":
+        if hostile and k == config.top.clients - 1 and message.metadata.message_type == "train":
             return hostile(message, site.app(message, context))
         return site.app(message, context)
 

@@ -1,0 +1,133 @@
+"""Real processes of a deployment on loopback, ended whatever happens."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+FEDQ = [sys.executable, "-c", "from fedq.cli import main; main()"]
+
+
+def free_ports(n: int) -> int:
+    """The first of `n` neighbouring ports that nobody listens on."""
+    for first in range(20_000 + os.getpid() % 5_000 * 4, 60_000, n):
+        sockets = [socket.socket() for _ in range(n)]
+        try:
+            for k, s in enumerate(sockets):
+                s.bind(("127.0.0.1", first + k))
+        except OSError:
+            continue
+        else:
+            return first
+        finally:
+            for s in sockets:
+                s.close()
+    raise AssertionError("no free ports")
+
+
+class Cluster:
+    """A deployment of `clients` sites in a folder, and the processes that were started from it."""
+
+    def __init__(self, folder: Path, clients: int, host: str = "localhost") -> None:
+        self.folder, self.clients = folder, clients
+        self.port = free_ports(clients + 1)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        flags = ["--host", host, "--clients", clients, "--port", self.port, "--runtime-port", self.port + 1]
+        self.fedq("deploy", "init", *flags)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for name in list(self.processes):
+            self.kill(name)
+        for process in self.left():  # what Flower started, and left
+            os.kill(process, signal.SIGKILL)
+        if kind is not None:
+            for log in self.folder.glob("*.log"):
+                print(f"--- {log.name}\n{log.read_text()[-3000:]}")
+
+    def fedq(self, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command in the folder."""
+        line = [*FEDQ, *map(str, words)]
+        done = subprocess.run(line, cwd=self.folder, capture_output=True, text=True, timeout=1400)
+        assert not check or done.returncode == 0, f"{words}: {done.stderr}"
+        return done
+
+    def start(self, name: str, *words: object) -> "subprocess.Popen[bytes]":
+        """Start a command in the background."""
+        line = [*FEDQ, *map(str, words)]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(line, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
+        self.processes[name] = process
+        return process
+
+    def start_server(self) -> None:
+        self.start("server", "deploy", "server", "--bind", "127.0.0.1")
+        end = time.monotonic() + 240
+        while time.monotonic() < end:
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.processes["server"].poll() is None, (self.folder / "server.log").read_text()
+            time.sleep(0.2)
+        raise AssertionError("the server did not start")
+
+    def start_site(self, k: int) -> None:
+        self.start(f"site-{k}", "deploy", "client", "--dir", f"deploy/site-{k}")
+
+    def start_all(self, *sites: int) -> None:
+        self.start_server()
+        self.fedq("deploy", "register")
+        for k in sites or range(self.clients):
+            self.start_site(k)
+
+    def kill(self, name: str) -> None:
+        """kill -9; what it started finds that out by itself."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def left(self) -> list[int]:
+        """Processes whose command line or environment names this folder."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                except OSError:
+                    continue
+                if str(self.folder).encode() in text:
+                    found.append(int(entry.name))
+        return found
+
+    def run_dir(self, seconds: float = 300) -> Path:
+        """The directory of the run that was begun last."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            runs = sorted((self.folder / "runs").glob("*/run.json"), key=lambda f: f.stat().st_ctime)
+            if runs:
+                return runs[-1].parent
+            time.sleep(0.1)
+        raise AssertionError("no run was begun")
+
+    def wait_for(self, run: Path, round_: int, seconds: float = 600) -> None:
+        """Wait until that round is in metrics.jsonl."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if len(lines(run)) >= round_:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"round {round_} was not played: {(run / 'run.json').read_text()}")
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    file = run / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -1,0 +1,174 @@
+"""A real SuperLink and real SuperNodes on loopback, with TLS and node keys."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from benchmarks.bare_node import BareNode, Tamper, connected
+from fedq.config import make_config
+from fedq.deploy.bundle import bundled, unbundled
+from fedq.kernels import active
+from tests.deploy.processes import Cluster, lines
+from tests.deploy.test_sites import final, play, simulated
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+MESSAGE = 2500  # bytes that a message may cost on the wire besides its payload
+SMALL = {
+    "client.local_steps": 5,
+    "client.batch_size": 16,
+    "seed": 3,
+    "rounds": 2,
+    "tolerate": 0.5,
+    "model.hidden": [32],
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster"), 3) as made:
+        made.start_all()
+        yield made
+        made.fedq("deploy", "stop")
+        for name in list(made.processes):
+            made.processes.pop(name).wait(30)
+        time.sleep(1)
+        assert made.left() == []
+
+
+def write(folder: Path, settings: dict[str, Any]) -> Path:
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        if "." in key:
+            section, inner = key.split(".")
+            nested.setdefault(section, {})[inner] = value
+        elif key == "strategy":
+            nested.setdefault("strategy", {})["name"] = value
+        else:
+            nested[key] = value
+    (folder / "config.toml").write_text(tomli_w.dumps(nested))
+    return folder / "config.toml"
+
+
+DEPLOYED: dict[str, dict[str, Any]] = {
+    "fedvote with reputation": {"strategy": "fedvote", "strategy.weighting": "reputation"},
+    "fedavg behind qsgd4": {"strategy": "fedavg", "codec": "qsgd4"},
+    "terngrad": {"strategy": "terngrad", "client.local_steps": 1},
+}
+
+
+@pytest.mark.parametrize("name", DEPLOYED)
+def test_deployed_as_simulated(cluster: Cluster, name: str) -> None:
+    """The curve and the weights of a simulation, bit for bit; the ledger agrees with the wire."""
+    settings = {**SMALL, **DEPLOYED[name]}
+    done = cluster.fedq("deploy", "run", write(cluster.folder, settings), "--json")
+    totals = json.loads(done.stdout)
+    config = make_config({**settings, "clients": 3})
+    here = simulated(config)
+    found = lines(cluster.folder / totals["run_dir"])
+    apart = ("seconds", "wire_up_bytes", "wire_down_bytes")
+    there = [{k: v for k, v in line.items() if k not in apart} for line in found]
+    assert there == [{k: v for k, v in r.metrics().items() if k not in apart} for r in here]
+    assert totals["status"] == "done"
+    messages = 3 * (2 if name == "terngrad" else 1)
+    for line in found:
+        assert 0 < line["wire_up_bytes"] - line["up_bytes"] < MESSAGE * messages
+        assert 0 < line["wire_down_bytes"] - line["down_bytes"] < MESSAGE * messages
+    sites = json.loads((cluster.folder / totals["run_dir"] / "run.json").read_text())["sites"]
+    assert {name: about["kernels"] for name, about in sites.items()} == {f"site-{k}": active.isa() for k in range(3)}
+
+
+def noise(_: RecordDict) -> RecordDict:
+    return RecordDict({"bundle": ArrayRecord({"records": Array("uint8", (3,), "fedq.bundle", b"\xff\xff\xff")})})
+
+
+def lies(message: RecordDict) -> RecordDict:
+    """A reply of the right records with a payload of the wrong length."""
+    arrays = ArrayRecord({"layers.0.weight": Array("float32", (2, 2), "fedq.binary", b"\x01")})
+    return bundled(RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 5, "train-loss": 0.1})}))
+
+
+def keep(objects: dict[str, bytes]) -> dict[str, bytes]:
+    return objects
+
+
+def cut(objects: dict[str, bytes]) -> dict[str, bytes]:
+    """The objects cut short: their ids are no longer those of their contents."""
+    return {object_id: content[:-1] for object_id, content in objects.items()}
+
+
+HOSTILE: list[tuple[Callable[[RecordDict], RecordDict], Tamper]] = [(lies, keep), (noise, keep), (lies, cut)]
+
+
+def hostile(node: BareNode, partition: int, stop: threading.Event) -> None:
+    """Greets like an honest site, and sends something malformed in every round."""
+    sent = 0
+    while not stop.is_set():
+        try:
+            message = node.receive()
+            if message is None:
+                time.sleep(0.3)
+            elif message.metadata.message_type == "query.hello":
+                told: Any = unbundled(message.content)["config"]
+                answer = {"partition": partition, "examples": 9, "kernels": "none", "own_data": True}
+                node.reply(message, RecordDict({"config": ConfigRecord({**answer, "fedq": told["fedq"], "flwr": "9"})}))
+            else:
+                content, tamper = HOSTILE[sent % len(HOSTILE)]
+                sent += 1
+                node.reply(message, content(message.content), tamper)
+        except Exception as error:  # the server is gone for a while, or took no notice
+            print(f"hostile: {type(error).__name__}: {error}")
+            time.sleep(0.5)
+
+
+def test_faults(tmp_path: Path) -> None:
+    """A SuperNode and the SuperLink are killed, a hostile site lies in every round: the weights are those without."""
+    settings = {**SMALL, "strategy": "fedvote", "rounds": 4}
+    with Cluster(tmp_path, 4) as cluster:
+        cluster.start_all(0, 1, 2)
+        stop = threading.Event()
+        deploy = cluster.folder / "deploy"
+        with connected(f"localhost:{cluster.port}", deploy / "ca.crt", deploy / "site-3" / "key") as node:
+            bad = threading.Thread(target=hostile, args=(node, 3, stop))
+            bad.start()
+            try:
+                cluster.start("run", "deploy", "run", write(tmp_path, settings), "--timeout", "120", "--json")
+                run = cluster.run_dir()
+                cluster.wait_for(run, 1)
+                time.sleep(5)
+                cluster.kill("site-1")
+                time.sleep(1)
+                cluster.start_site(1)
+                cluster.wait_for(run, 2)
+                cluster.kill("server")
+                time.sleep(3)
+                cluster.start_server()
+                assert cluster.processes["run"].wait(900) == 0
+            finally:
+                stop.set()
+                bad.join()
+        found, log = lines(run), (run / "log.txt").read_text()
+    assert [line["round"] for line in found] == [1, 2, 3, 4]
+    assert [line["clients"] for line in found] == [3, 3, 3, 3]
+    assert sum(line["rejected"] for line in found) >= 2
+    assert [line["rejected"] + line["failed"] for line in found] == [1, 1, 1, 1]
+    assert "client 3 was rejected in round 1" in log
+    assert "asked again after a restart: site-1" in log
+    assert json.loads((run / "run.json").read_text())["resumed_at"]
+    config = make_config({**settings, "clients": 4})
+    _, expected = play(config, tmp_path / "expected", hostile=_rejected)
+    assert [line["accuracy"] for line in found] == [r.accuracy for r in expected]
+    assert json.loads((run / "run.json").read_text())["weights_sha256"] == final(expected)
+
+
+def _rejected(message: Any, _: Any) -> Any:
+    from flwr.app import Message
+
+    return Message(RecordDict({}), reply_to=message)
