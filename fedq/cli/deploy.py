@@ -1,5 +1,6 @@
 """`fedq deploy`: Flower's SuperLink and SuperNodes with TLS and node keys; every line of Flower is printed."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,6 +114,7 @@ def client(
 
     from fedq.deploy import lines
     from fedq.deploy.layout import Site
+    from fedq.deploy.nodes import free_to_start
     from fedq.errors import FedqError
 
     of = Site.read(folder)
@@ -122,6 +124,7 @@ def client(
         of = replace(of, data_dir=str(data_dir.expanduser().resolve()))
         of.write()
     of.home.mkdir(exist_ok=True, mode=0o700)
+    free_to_start(of, lambda text: print(text, file=sys.stderr, flush=True))
     lines.become(lines.supernode(of), of.home, of.folder / "client.pid")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, final
 
 from fedq.deploy.layout import Deployment, Site
+from fedq.deploy.nodes import public_pem
 from fedq.errors import FedqError
 from fedq.report.health import Check
 
@@ -158,7 +159,7 @@ class _Patient:
             own = {self._of.name: self._folder / "key.pub"}
         else:
             own = {site: self._of.site(site) / "key.pub" for site in self._of.sites if self._of.site(site).is_dir()}
-        states = {site: known.get(_public_pem(file), "not registered") for site, file in own.items()}
+        states = {site: known.get(public_pem(file), "not registered") for site, file in own.items()}
         missing = [site for site, state in states.items() if state in ("not registered", "unregistered")]
         if missing:
             raise _Wrong(f"the server does not know the key of {', '.join(missing)}: fedq deploy register")
@@ -204,9 +205,3 @@ def _plain(host: str) -> str:
         return str(ip_address(host))
     except ValueError:
         return host
-
-
-def _public_pem(file: Path) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
-
-    return load_ssh_public_key(file.read_bytes()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

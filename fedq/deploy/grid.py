@@ -7,6 +7,7 @@ what it was asked before died with it; and what is missing after `timeout` secon
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, sleep
 from typing import Any, final
@@ -27,6 +28,10 @@ LOOK = 5.0  # seconds between looks at who is there
 
 ABSENT, GARBLED = 101, 102  # codes of errors, besides Flower's and those of LocalGrid
 GONE = "gone"
+
+
+class SuperLinkGone(BaseException):
+    """The server itself does not answer: no fault of the run, which can go on from its last checkpoint."""
 
 
 @dataclass
@@ -128,7 +133,8 @@ class DeployedGrid(Grid):
 
     def _online(self) -> dict[int, str]:
         """Nodes that are online, and when each was activated; their partitions, where names tell them."""
-        nodes = self._grid.get_nodes() if hasattr(self._grid, "get_nodes") else ()
+        with _at_superlink():
+            nodes = self._grid.get_nodes() if hasattr(self._grid, "get_nodes") else ()
         found = {node.node_id: node.last_activated_at for node in nodes}
         if not found and not self._names:
             return dict.fromkeys(self._grid.get_node_ids(), "")
@@ -207,7 +213,9 @@ class DeployedGrid(Grid):
             return
         packed = {id(one.message.content): bundled(one.message.content) for one in there}  # most share one content
         sent = [_with(one.message, packed[id(one.message.content)]) for one in there]
-        for one, id_ in zip(there, self._grid.push_messages(sent), strict=True):
+        with _at_superlink():
+            ids = self._grid.push_messages(sent)
+        for one, id_ in zip(there, ids, strict=True):
             one.activated = online[one.message.metadata.dst_node_id]
             one.ids += [id_] if id_ else []
 
@@ -228,9 +236,8 @@ class DeployedGrid(Grid):
         """The reply, if it is there. One that cannot even be read is an error: others are not lost for it."""
         for id_ in one.ids:
             try:
-                found = list(self._grid.pull_messages([id_]))
-            except httpx.HTTPError:
-                raise  # the server itself is gone
+                with _at_superlink():
+                    found = list(self._grid.pull_messages([id_]))
             except Exception as error:
                 return self._error(one, GARBLED, f"a reply that cannot be read: {type(error).__name__}: {error}")
             if not found:
@@ -259,6 +266,14 @@ class DeployedGrid(Grid):
     @staticmethod
     def _error(one: _Asked, code: int, reason: str) -> Message:
         return Message(Error(code, reason), reply_to=one.message)
+
+
+@contextmanager
+def _at_superlink() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise SuperLinkGone(str(error)) from error
 
 
 def _with(message: Message, content: RecordDict) -> Message:

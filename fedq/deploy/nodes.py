@@ -3,15 +3,17 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from fedq._flower import registered
 from fedq.deploy import lines
-from fedq.deploy.layout import Deployment
+from fedq.deploy.layout import Deployment, Site
 from fedq.errors import FedqError
 
+HEARTBEATS = 70.0  # seconds after which a SuperNode without a heartbeat counts as offline: Flower's 60, and some
 ENDING = 20.0  # seconds that a process is given to end
 
 
@@ -44,6 +46,40 @@ def overview(of: Deployment) -> dict[str, list[dict[str, str]]]:
         for run in lines.asked(lines.runs(), of.home).get("runs", [])
     ]
     return {"sites": sites, "runs": runs}
+
+
+def free_to_start(of: Site, say: Callable[[str], None], seconds: float = HEARTBEATS) -> None:
+    """Wait until the server takes the site's client: one that was killed counts as online until its heartbeats end.
+
+    FedqError FQ207 if the server does not know the site's key, or another client of the site stays online. Where the
+    server does not answer there is nothing to wait for: Flower's client tries until it does.
+    """
+    ca, key = (of.folder / "ca.crt").read_bytes(), public_pem(of.folder / "key.pub")
+    end, told = monotonic() + seconds, False
+    while True:
+        try:
+            status = registered(of.address, ca).get(key, "not registered")
+        except Exception:
+            return
+        if status in ("not registered", "unregistered"):
+            hint = "on the server: fedq deploy register; fedq doctor --deploy DIR says more"
+            raise FedqError("FQ207", f"the server does not know the key of {of.name}", where=str(of.folder), hint=hint)
+        if status != "online":
+            return
+        if monotonic() > end:
+            hint = "stop it first: fedq deploy stop --dir SITE"
+            raise FedqError("FQ207", f"another client of {of.name} is online", where=str(of.folder), hint=hint)
+        if not told:
+            say(f"the server still counts on the last client of {of.name}: waiting for up to {seconds:.0f} s")
+        told = True
+        sleep(2)
+
+
+def public_pem(file: Path) -> bytes:
+    """An OpenSSH public key in the form in which Flower keeps it."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
+
+    return load_ssh_public_key(file.read_bytes()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def stop_all(folder: Path) -> Iterator[str]:

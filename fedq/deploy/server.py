@@ -14,7 +14,7 @@ from fedq.attacks import parse as parse_attack
 from fedq.attacks.base import OmniscientAttack
 from fedq.build import Simulation
 from fedq.config import RunConfig, make_config
-from fedq.deploy.grid import DeployedGrid
+from fedq.deploy.grid import DeployedGrid, SuperLinkGone
 from fedq.errors import FedqError
 from fedq.ledger import Ledger, MeteredGrid
 from fedq.runs import Run
@@ -28,6 +28,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Play a run: a new one from the TOML in `fedq-config`, or the one whose directory `fedq-run` names."""
+    try:
+        _main(grid, context)
+    except SuperLinkGone as gone:
+        raise RuntimeError(f"the SuperLink does not answer: {gone}") from gone
+
+
+def _main(grid: Grid, context: Context) -> None:
     told = context.run_config
     names = tuple(str(told["fedq-sites"]).split()) or None
     run, simulation = _opened(str(told["fedq-run"]), str(told["fedq-config"]), str(told["fedq-out"]))

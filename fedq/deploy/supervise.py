@@ -17,7 +17,7 @@ from fedq.errors import FedqError
 from fedq.runs import Run, open_run
 
 POLL = 0.5  # seconds between looks at the run directory
-LOOK = 10.0  # seconds without a line after which Flower is asked how its run is
+LOOK = 15.0  # seconds after which Flower is asked what became of a run that does not begin
 MOST_FRUITLESS = 3  # Flower runs in a row that end without a round
 
 
@@ -25,6 +25,7 @@ def submit(of: Deployment, run: Run, *, timeout: float, wait: float) -> int:
     """Start a Flower run that plays `run` from its last checkpoint; returns Flower's number of it."""
     import tomli_w
 
+    _free(run)
     identity = run.about.get("deploy_id") or secrets.token_hex(8)
     told = {
         "fedq-config": (run.path / "run.toml").read_text(encoding="utf-8"),
@@ -40,13 +41,25 @@ def submit(of: Deployment, run: Run, *, timeout: float, wait: float) -> int:
     return int(lines.asked(lines.run(of, settings), of.home)["run-id"])
 
 
+def _free(run: Run) -> None:
+    """Wait for a server process that outlives its SuperLink for a moment."""
+    end = monotonic() + LOOK
+    while monotonic() < end:
+        try:
+            open_run(run.path, lock=True).release()
+        except FedqError:
+            sleep(POLL)
+        else:
+            return
+
+
 def follow(
     of: Deployment, path: Path, *, timeout: float, wait: float, patience: float, say: Any
 ) -> Iterator[dict[str, Any]]:
     """Play a run on the deployment; yields the lines of its metrics.jsonl as they come.
 
     FedqError as the server's round loop raised it, or FQ207 when `patience` seconds pass without a server, or Flower
-    runs end without a round.
+    runs end without a round. KeyboardInterrupt where somebody stopped the Flower run.
     """
     run, fruitless = open_run(path), 0
     shown = len(run.records())
@@ -54,9 +67,9 @@ def follow(
         before = shown
         run_id = _submitted(of, run, timeout=timeout, wait=wait, patience=patience, say=say)
         say(f"Flower run {run_id}")
-        ended = ""
+        ended, since = "", monotonic()
         while not ended:
-            ended = _ended(of, run, run_id)
+            ended = _ended(of, run, run_id, since)
             for line in run.records()[shown:]:
                 shown += 1
                 yield line
@@ -65,6 +78,8 @@ def follow(
             return
         if ended == "failed":
             raise _told(run)
+        if ended == "stopped":
+            raise KeyboardInterrupt
         fruitless = fruitless + 1 if shown == before else 0
         if fruitless >= MOST_FRUITLESS:
             raise FedqError("FQ207", f"{fruitless} Flower runs ended without a round: {ended}", where=str(path),
@@ -96,27 +111,23 @@ def cancel(of: Deployment, run: Run) -> None:
     run.update(status="interrupted")
 
 
-_looked: dict[int, float] = {}
-
-
-def _ended(of: Deployment, run: Run, run_id: int) -> str:
-    """How a Flower run ended: done, failed (by the round loop), or what Flower says; nothing while it goes on."""
+def _ended(of: Deployment, run: Run, run_id: int, since: float) -> str:
+    """How a Flower run ended: done, failed (by the round loop), stopped, or else; nothing while it goes on."""
     status = run.status
     if status in ("done", "failed"):
         return status
-    if status == "running":
+    if status == "running" or (status == "submitted" and monotonic() - since < LOOK):
         return ""
-    if status == "killed":
-        return "its process is gone"
-    if monotonic() - _looked.setdefault(run_id, monotonic()) < LOOK:
-        return ""
-    _looked[run_id] = monotonic()
     try:
         found = lines.asked(lines.runs(run_id), of.home)["runs"][0]
     except FedqError as error:
         return error.message
-    ended = str(found["status"]).startswith("finished") and run.status == "submitted"
-    return f"{found['status']}: {found.get('status-details', '')}" if ended else ""
+    said = str(found["status"])
+    if said == "finished:stopped":
+        return "stopped"
+    if status == "submitted":
+        return f"{said}: {found.get('status-details', '')}" if said.startswith("finished") else ""
+    return "its process is gone"
 
 
 def _told(run: Run) -> FedqError:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,10 +33,13 @@ def free_ports(n: int) -> int:
 
 
 class Cluster:
-    """A deployment of `clients` sites in a folder, and the processes that were started from it."""
+    """A deployment of `clients` sites in a folder, and the processes that were started from it.
 
-    def __init__(self, folder: Path, clients: int, host: str = "localhost") -> None:
-        self.folder, self.clients = folder, clients
+    `spaces` are network namespaces: the server's and each site's.
+    """
+
+    def __init__(self, folder: Path, clients: int, host: str = "localhost", spaces: Sequence[str] = ()) -> None:
+        self.folder, self.clients, self.host, self.spaces = folder, clients, host, spaces
         self.port = free_ports(clients + 1)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         flags = ["--host", host, "--clients", clients, "--port", self.port, "--runtime-port", self.port + 1]
@@ -55,26 +59,27 @@ class Cluster:
 
     def fedq(self, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command in the folder."""
-        line = [*FEDQ, *map(str, words)]
+        line = [*self._inside("server"), *FEDQ, *map(str, words)]
         done = subprocess.run(line, cwd=self.folder, capture_output=True, text=True, timeout=1400)
         assert not check or done.returncode == 0, f"{words}: {done.stderr}"
         return done
 
     def start(self, name: str, *words: object) -> "subprocess.Popen[bytes]":
         """Start a command in the background."""
-        line = [*FEDQ, *map(str, words)]
+        line = [*self._inside(name), *FEDQ, *map(str, words)]
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(line, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
         self.processes[name] = process
         return process
 
     def start_server(self) -> None:
-        self.start("server", "deploy", "server", "--bind", "127.0.0.1")
+        self.start("server", "deploy", "server", "--bind", "0.0.0.0" if self.spaces else "127.0.0.1")
         end = time.monotonic() + 240
+        connect = f"import socket; socket.create_connection(({self.host!r}, {self.port}), 2)"
         while time.monotonic() < end:
-            with socket.socket() as s:
-                if s.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+            line = [*self._inside("server"), sys.executable, "-c", connect]
+            if subprocess.run(line, capture_output=True).returncode == 0:
+                return
             assert self.processes["server"].poll() is None, (self.folder / "server.log").read_text()
             time.sleep(0.2)
         raise AssertionError("the server did not start")
@@ -87,6 +92,12 @@ class Cluster:
         self.fedq("deploy", "register")
         for k in sites or range(self.clients):
             self.start_site(k)
+
+    def _inside(self, name: str) -> list[str]:
+        if not self.spaces:
+            return []
+        place = 1 + int(name.removeprefix("site-")) if name.startswith("site-") else 0
+        return ["ip", "netns", "exec", self.spaces[place]]
 
     def kill(self, name: str) -> None:
         """kill -9; what it started finds that out by itself."""

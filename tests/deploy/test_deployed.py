@@ -91,7 +91,7 @@ def noise(_: RecordDict) -> RecordDict:
 
 def lies(message: RecordDict) -> RecordDict:
     """A reply of the right records with a payload of the wrong length."""
-    arrays = ArrayRecord({"layers.0.weight": Array("float32", (2, 2), "fedq.binary", b"\x01")})
+    arrays = ArrayRecord({"1.weight": Array("float32", (32, 64), "fedq.binary", b"\x01")})
     return bundled(RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 5, "train-loss": 0.1})}))
 
 
