@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
 from flwr.supernode.fleet_http_connection import http_request_response
 
 Tamper = Callable[[dict[str, bytes]], dict[str, bytes]]  # objects of a reply by id -> those that are really sent
@@ -34,7 +34,8 @@ class BareNode:
             return None
         told, tree = found
         pull, confirm = self.calls[4], self.calls[6]
-        contents = {part.object_id: pull(told.metadata.run_id, part.object_id) for part in iterate_object_tree(tree)}
+        wanted = [part.object_id for part in iterate_object_tree(tree)]
+        contents = pull_objects(wanted, pull_object_fn=lambda object_id: pull(told.metadata.run_id, object_id))
         message: Any = inflate_object_from_contents(tree.object_id, contents)
         message.metadata.__dict__["_message_id"] = tree.object_id
         confirm(told.metadata.run_id, tree.object_id)

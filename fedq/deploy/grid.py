@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Thread
 from time import monotonic, sleep
 from typing import Any, final
 
@@ -24,6 +25,7 @@ from fedq.grids.crew import TIMED_OUT
 log = logging.getLogger("fedq")
 
 POLL = 0.5  # seconds between looks for replies, at least; a look never takes more than a fifth of the time
+STALL = 5.0  # seconds after which others are no longer kept waiting for a reply that comes slowly, or in parts only
 LOOK = 5.0  # seconds between looks at who is there
 
 ABSENT, GARBLED = 101, 102  # codes of errors, besides Flower's and those of LocalGrid
@@ -42,6 +44,7 @@ class _Asked:
     place: int
     ids: list[str] = field(default_factory=list)
     activated: str = ""
+    pulls: dict[str, "_Pull"] = field(default_factory=dict)
     reply: Message | None = None
 
 
@@ -235,14 +238,16 @@ class DeployedGrid(Grid):
     def _pulled(self, one: _Asked) -> Message | None:
         """The reply, if it is there. One that cannot even be read is an error: others are not lost for it."""
         for id_ in one.ids:
-            try:
-                with _at_superlink():
-                    found = list(self._grid.pull_messages([id_]))
-            except Exception as error:
-                return self._error(one, GARBLED, f"a reply that cannot be read: {type(error).__name__}: {error}")
-            if not found:
+            pull = one.pulls.setdefault(id_, _Pull(self._grid, id_))
+            if not pull.ended():
                 continue
-            reply, node = found[0], one.message.metadata.dst_node_id
+            del one.pulls[id_]
+            if pull.error is not None:
+                said = f"a reply that cannot be read: {type(pull.error).__name__}: {pull.error}"
+                return self._error(one, GARBLED, said)
+            if not pull.found:
+                continue
+            reply, node = pull.found[0], one.message.metadata.dst_node_id
             if reply.has_error() and reply.error.code == NODE_UNAVAILABLE and node not in self._online():
                 one.ids, one.activated = [], GONE  # asked again when it is back
                 return None
@@ -266,6 +271,35 @@ class DeployedGrid(Grid):
     @staticmethod
     def _error(one: _Asked, code: int, reason: str) -> Message:
         return Message(Error(code, reason), reply_to=one.message)
+
+
+class _Pull(Thread):
+    """Looks for one reply. Flower waits up to hours for a reply whose parts were announced and never came."""
+
+    def __init__(self, grid: Grid, message_id: str) -> None:
+        super().__init__(daemon=True)
+        self._grid, self._id, self._begun = grid, message_id, False
+        self.found: list[Message] = []
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Look once."""
+        try:
+            self.found = list(self._grid.pull_messages([self._id]))
+        except Exception as error:
+            self.error = error
+
+    def ended(self) -> bool:
+        """Whether it has found out; it is given a moment. SuperLinkGone where there is nobody to ask."""
+        if not self._begun:
+            self._begun = True
+            self.start()
+            self.join(STALL)
+        if self.is_alive():
+            return False
+        if isinstance(self.error, httpx.HTTPError):
+            raise SuperLinkGone(str(self.error)) from self.error
+        return True
 
 
 @contextmanager

@@ -11,12 +11,12 @@ import pytest
 import tomli_w
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from benchmarks.bare_node import BareNode, Tamper, connected
+from benchmarks.bare_node import BareNode, connected
 from fedq.config import make_config
 from fedq.deploy.bundle import bundled, unbundled
 from fedq.kernels import active
 from tests.deploy.processes import Cluster, lines
-from tests.deploy.test_sites import final, play, simulated
+from tests.deploy.test_sites import model, play, simulated
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -77,6 +77,7 @@ def test_deployed_as_simulated(cluster: Cluster, name: str) -> None:
     there = [{k: v for k, v in line.items() if k not in apart} for line in found]
     assert there == [{k: v for k, v in r.metrics().items() if k not in apart} for r in here]
     assert totals["status"] == "done"
+    assert totals["weights_sha256"] == model(config, here)
     messages = 3 * (2 if name == "terngrad" else 1)
     for line in found:
         assert 0 < line["wire_up_bytes"] - line["up_bytes"] < MESSAGE * messages
@@ -95,16 +96,7 @@ def lies(message: RecordDict) -> RecordDict:
     return bundled(RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 5, "train-loss": 0.1})}))
 
 
-def keep(objects: dict[str, bytes]) -> dict[str, bytes]:
-    return objects
-
-
-def cut(objects: dict[str, bytes]) -> dict[str, bytes]:
-    """The objects cut short: their ids are no longer those of their contents."""
-    return {object_id: content[:-1] for object_id, content in objects.items()}
-
-
-HOSTILE: list[tuple[Callable[[RecordDict], RecordDict], Tamper]] = [(lies, keep), (noise, keep), (lies, cut)]
+HOSTILE: list[Callable[[RecordDict], RecordDict]] = [lies, noise]
 
 
 def hostile(node: BareNode, partition: int, stop: threading.Event) -> None:
@@ -120,9 +112,8 @@ def hostile(node: BareNode, partition: int, stop: threading.Event) -> None:
                 answer = {"partition": partition, "examples": 9, "kernels": "none", "own_data": True}
                 node.reply(message, RecordDict({"config": ConfigRecord({**answer, "fedq": told["fedq"], "flwr": "9"})}))
             else:
-                content, tamper = HOSTILE[sent % len(HOSTILE)]
+                node.reply(message, HOSTILE[sent % len(HOSTILE)](message.content))
                 sent += 1
-                node.reply(message, content(message.content), tamper)
         except Exception as error:  # the server is gone for a while, or took no notice
             print(f"hostile: {type(error).__name__}: {error}")
             time.sleep(0.5)
@@ -130,7 +121,7 @@ def hostile(node: BareNode, partition: int, stop: threading.Event) -> None:
 
 def test_faults(tmp_path: Path) -> None:
     """A SuperNode and the SuperLink are killed, a hostile site lies in every round: the weights are those without."""
-    settings = {**SMALL, "strategy": "fedvote", "rounds": 4}
+    settings = {**SMALL, "strategy": "fedvote", "rounds": 3}
     with Cluster(tmp_path, 4) as cluster:
         cluster.start_all(0, 1, 2)
         stop = threading.Event()
@@ -155,17 +146,17 @@ def test_faults(tmp_path: Path) -> None:
                 stop.set()
                 bad.join()
         found, log = lines(run), (run / "log.txt").read_text()
-    assert [line["round"] for line in found] == [1, 2, 3, 4]
-    assert [line["clients"] for line in found] == [3, 3, 3, 3]
-    assert sum(line["rejected"] for line in found) >= 2
-    assert [line["rejected"] + line["failed"] for line in found] == [1, 1, 1, 1]
+    assert [line["round"] for line in found] == [1, 2, 3]
+    assert [line["clients"] for line in found] == [3, 3, 3]
+    assert [line["rejected"] for line in found] == [1, 1, 1]
+    assert [line["failed"] for line in found] == [0, 0, 0]
     assert "client 3 was rejected in round 1" in log
     assert "asked again after a restart: site-1" in log
     assert json.loads((run / "run.json").read_text())["resumed_at"]
     config = make_config({**settings, "clients": 4})
     _, expected = play(config, tmp_path / "expected", hostile=_rejected)
     assert [line["accuracy"] for line in found] == [r.accuracy for r in expected]
-    assert json.loads((run / "run.json").read_text())["weights_sha256"] == final(expected)
+    assert json.loads((run / "run.json").read_text())["weights_sha256"] == model(config, expected)
 
 
 def _rejected(message: Any, _: Any) -> Any:

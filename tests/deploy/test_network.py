@@ -13,7 +13,7 @@ import pytest
 from fedq.config import make_config
 from tests.deploy.processes import Cluster, lines
 from tests.deploy.test_deployed import SMALL, write
-from tests.deploy.test_sites import final, simulated
+from tests.deploy.test_sites import model, simulated
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -67,7 +67,8 @@ def test_a_link_that_is_cut(spaces: list[str], tmp_path: Path) -> None:
         ip("link", "set", f"{TAG}v2", "up")
         assert cluster.processes["run"].wait(900) == 0
         found = lines(run)
-    here = simulated(make_config({**settings, "clients": 3}))
+    config = make_config({**settings, "clients": 3})
+    here = simulated(config)
     assert [line["clients"] for line in found] == [3, 3, 3]
     assert [line["accuracy"] for line in found] == [r.accuracy for r in here]
-    assert json.loads((run / "run.json").read_text())["weights_sha256"] == final(here)
+    assert json.loads((run / "run.json").read_text())["weights_sha256"] == model(config, here)

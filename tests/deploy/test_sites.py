@@ -1,5 +1,6 @@
 """Both halves of the Flower App in one process: the server's grid over LocalGrid, sites with folders of their own."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,11 @@ def play(
     grid: DeployedGrid = parts.clients
     grid.wait_for_sites(seconds=10)
     return parts, list(parts.rounds(arrays or parts.initial, first, config.top.rounds))
+
+
+def model(config: RunConfig, records_: list[RoundRecord]) -> str:
+    """The fingerprint that a run directory has: of what is sent, and of what never is."""
+    return fingerprint({**build(config).drawn, **records.to_arrays(records_[-1].arrays)})
 
 
 def final(records_: list[RoundRecord]) -> str:
@@ -185,6 +191,27 @@ def test_a_client_that_lies(lie: str, tmp_path: Path, without_third: str) -> Non
     config = make_config({**SMALL, "strategy": "fedavg", "tolerate": 0.5, "rounds": 1})
     _, found = play(config, tmp_path, hostile=LIES[lie])
     assert (found[0].clients, found[0].rejected, found[0].failed) == (2, 1, 0)
+    assert final(found) == without_third
+
+
+def test_a_reply_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_third: str) -> None:
+    """It keeps nobody waiting, and counts as failed when the time is over."""
+    monkeypatch.setattr("fedq.deploy.grid.STALL", 0.3)
+    config = make_config({**SMALL, "strategy": "fedavg", "tolerate": 0.5, "rounds": 1})
+    over = threading.Event()
+
+    def hang(message: Message, reply: Message) -> Message:
+        over.wait(60)
+        return reply
+
+    parts = deployed(build(config), sites(config, tmp_path, hang), None, timeout=20)
+    parts.clients.wait_for_sites(seconds=20)
+    parts.clients._timeout = 4
+    try:
+        found = list(parts.rounds(parts.initial, 1, 1))
+    finally:
+        over.set()
+    assert (found[0].clients, found[0].failed) == (2, 1)
     assert final(found) == without_third
 
 
