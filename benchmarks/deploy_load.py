@@ -1,6 +1,6 @@
 """Many nodes and one server: messages a second, memory and time a round, and what breaks first.
 
-    python benchmarks/deploy_load.py --nodes 10 50 200 --hidden 128
+    PYTHONPATH=. python benchmarks/deploy_load.py --nodes 10 50 200 --hidden 128
 
 Server, round loop and TLS are real; the nodes are threads of one process that answer at once with random votes of the
 right shape, so what is timed is Flower's SuperLink and fedq's server, not training. On loopback.
@@ -25,7 +25,7 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from benchmarks.bare_node import BareNode, connected
+from tests.deploy.bare_node import BareNode, connected
 from fedq._flower import _control
 from fedq.deploy.bundle import bundled, unbundled
 from fedq.deploy.files import init

@@ -11,10 +11,10 @@ import pytest
 import tomli_w
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from benchmarks.bare_node import BareNode, connected
 from fedq.config import make_config
 from fedq.deploy.bundle import bundled, unbundled
 from fedq.kernels import active
+from tests.deploy.bare_node import BareNode, connected
 from tests.deploy.processes import Cluster, lines
 from tests.deploy.test_sites import model, play, simulated
 
