@@ -25,12 +25,12 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from tests.deploy.bare_node import BareNode, connected
 from fedq._flower import _control
 from fedq.deploy.bundle import bundled, unbundled
 from fedq.deploy.files import init
 from fedq.deploy.layout import Deployment
 from fedq.deploy.nodes import public_pem
+from tests.deploy.bare_node import BareNode, connected
 
 FEDQ = [sys.executable, "-c", "from fedq.cli import main; main()"]
 
