@@ -12,7 +12,7 @@ from flwr.serverapp import strategy as flwr
 from fedq.build import build
 from fedq.clients import client
 from fedq.clients.app import client_app
-from fedq.clients.trainer import Trained
+from fedq.clients.trainer import Beside, Trained
 from fedq.config import RunConfig, load_config, make_config
 from fedq.errors import FedqError
 from fedq.grids import LocalGrid
@@ -139,9 +139,7 @@ class Bowls:
     def ready(self, round_: int, k: int) -> None:
         """Nobody was trained ahead."""
 
-    def train(
-        self, weights: Mapping[str, Any], round_: int, k: int, memory: Mapping[str, Any] | None, told: Any
-    ) -> Trained:
+    def train(self, weights: Mapping[str, Any], round_: int, k: int, told: Any, beside: Beside) -> Trained:
         class Bowl:
             def gradient(self, w_KD: Any, x: Any, y: Any) -> Any:
                 error = w_KD - C_KD[k]
@@ -150,7 +148,7 @@ class Bowls:
         start, batches = torch.tensor(weights["w"])[None], [(torch.zeros(()), torch.zeros(()))] * 100
         kept: dict[str, Any] = {}
         if hasattr(self._algorithm, "train_on"):
-            was = torch.tensor(memory["w"])[None] if memory else torch.zeros_like(start)
+            was = torch.tensor(beside.memory["w"])[None] if beside.memory else torch.zeros_like(start)
             end, loss, memory_KD = self._algorithm.train_on(Bowl(), start, was, batches)
             kept = {"w": memory_KD[0].numpy()}
         else:

@@ -161,7 +161,7 @@ def check(o: PrivateOptions, examples: int, steps: int) -> None:
             key="client.delta",
             hint=f"--delta {10 ** np.floor(np.log10(0.1 / examples)):g}",
         )
-    if o.epsilon is not None and o.noise is not None:
+    if o.epsilon is not None and o.noise is not None and getattr(o, "mode", "dpsgd") == "dpsgd":
         cost = Ledger().plus(o.noise, o.batch_size / examples, steps).epsilon(o.delta)
         if cost > o.epsilon:
             raise FedqError(

@@ -128,6 +128,8 @@ def _own_share(context: Context) -> Examples:
     """The examples of the run's data that are this site's partition."""
     run = _config(context)
     top = run.top
+    if top.data.text_column:
+        raise FedqError("FQ105", "sites cannot hold texts yet", key="data.text_column", hint="fedq simulate can")
     data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
     if isinstance(run.strategy.options, ProxyOptions):
         data, _ = hold_proxy(data, run.strategy.options.proxy, run.strategy.options.proxy_per_class, top.seed)

@@ -169,6 +169,7 @@ def _data() -> Rows:
     return [
         *rows,
         {"data": "OWNER/NAME", "about": "any labelled image data set of the hub; --data-dir PATH reads a local folder"},
+        {"data": "texts", "about": "any data set of the hub or a folder, with --text-column and --label-column"},
     ]
 
 
