@@ -23,10 +23,12 @@ log = logging.getLogger("fedq")
 def begin(config: RunConfig, out: str | Path) -> tuple[Run, Simulation]:
     """A new run directory and the parts to play it; the initial model is its first checkpoint."""
     simulation = build(config)
-    config = simulation.config
+    asked, config = config.hash, simulation.config
     top = config.top
     name = f"{config.strategy.name}-{top.data.name.replace('/', '--')}-s{top.seed}-{config.hash[:6]}"
     about = {"config_hash": config.hash, "data_sha256": simulation.data.checksum}
+    if asked != config.hash:  # some data say themselves how many clients there are
+        about["asked_hash"] = asked
     if simulation.promise:
         about["privacy"] = simulation.promise
     run = Run.create(out, name, config.to_toml(), about)

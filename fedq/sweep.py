@@ -79,13 +79,13 @@ def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def runs_by_hash(out: Path) -> dict[str, Run]:
-    """The runs in a folder by the hash of their config; of several the one that is done, or went furthest."""
+    """The runs in a folder by the hash of their config, asked for and resolved; of several that which went furthest."""
     found: dict[str, Run] = {}
     for toml in sorted(out.glob("*/run.toml")):
         run = open_run(toml.parent)
-        hash_ = str(run.about.get("config_hash"))
-        if hash_ not in found or _progress(run) > _progress(found[hash_]):
-            found[hash_] = run
+        for hash_ in filter(None, (run.about.get("config_hash"), run.about.get("asked_hash"))):
+            if hash_ not in found or _progress(run) > _progress(found[hash_]):
+                found[hash_] = run
     return found
 
 

@@ -162,6 +162,31 @@ def test_demo(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"runs"}
 
 
+def test_nothing_is_written_elsewhere(tmp_path: Path) -> None:
+    """A run, its report and a failure leave files in --out only, at home caches of libraries, and no process."""
+    home = tmp_path / "home"
+    home.mkdir()
+    env = {k: v for k, v in os.environ.items() if not k.startswith("XDG_")} | {"HOME": str(home)}
+    (tmp_path / "here").mkdir()
+    for words, status in (
+        (("simulate", *SHORT, "--rounds", "2", "--out", "made"), 0),
+        (("report", "made", "--out", "made/r.html"), 0),
+        (("simulate", "--strategy", "fedavg", "--lr", "1e30", "--set", "model.norm=none", "--out", "made"), 5),
+    ):
+        done = subprocess.run([*FEDQ, *words], cwd=tmp_path / "here", env=env, capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+    assert {p.name for p in (tmp_path / "here").iterdir()} == {"made"}
+    assert {p.relative_to(home).parts[:2] for p in home.rglob("*") if p.is_file()} <= {(".cache", "matplotlib")}
+    assert not [p for p in Path("/proc").glob("[0-9]*/cwd") if _is(p, tmp_path / "here")]
+
+
+def _is(link: Path, folder: Path) -> bool:
+    try:
+        return link.readlink() == folder
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_notebook(notebook: Path, tmp_path: Path) -> None:
     import nbformat

@@ -50,6 +50,15 @@ def test_what_is_done_is_not_run_again(fedq: Fedq, tiny: tuple[str, ...]) -> Non
     assert "strategy.name=fedavg --set seed=1" not in out
 
 
+def test_what_the_data_decide_does_not_hide_a_run(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    """A run whose number of clients came from its data is found by what was asked for."""
+    fedq("simulate", *tiny, "--quiet")
+    (file,) = Path("runs").glob("*/run.json")
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps(about | {"asked_hash": about["config_hash"], "config_hash": "0" * 64}))
+    assert "1 runs, 1 done already" in fedq("sweep", *fixed(tiny), "--dry-run")[2]
+
+
 def test_combinations_of_one_config_are_one_run(fedq: Fedq) -> None:
     assert "1 runs" in fedq("sweep", "--grid", "seed=0,0", "--dry-run")[2]
 

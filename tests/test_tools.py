@@ -148,6 +148,7 @@ def test_tensorboard(fedq: Fedq, tiny: tuple[str, ...]) -> None:
         assert found["up_bytes", m["round"]] == m["up_bytes"]
 
 
+@pytest.mark.filterwarnings("ignore")  # its own
 def test_mlflow(fedq: Fedq, tiny: tuple[str, ...]) -> None:
     mlflow = pytest.importorskip("mlflow")
     fedq("simulate", *tiny, "--quiet")
