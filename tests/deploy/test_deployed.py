@@ -1,6 +1,9 @@
 """A real SuperLink and real SuperNodes on loopback, with TLS and node keys."""
 
 import json
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +15,9 @@ import tomli_w
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedq.config import make_config
+from fedq.deploy import keys
 from fedq.deploy.bundle import bundled, unbundled
+from fedq.deploy.lines import environment
 from fedq.kernels import active
 from tests.deploy.bare_node import BareNode, connected
 from tests.deploy.processes import Cluster, lines
@@ -39,7 +44,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         made.fedq("deploy", "stop")
         for name in list(made.processes):
             made.processes.pop(name).wait(30)
-        time.sleep(1)
+        end = time.monotonic() + 60  # what SuperNodes started ends when it misses them
+        while made.left() and time.monotonic() < end:
+            time.sleep(0.5)
         assert made.left() == []
 
 
@@ -84,6 +91,34 @@ def test_deployed_as_simulated(cluster: Cluster, name: str) -> None:
         assert 0 < line["wire_down_bytes"] - line["down_bytes"] < MESSAGE * messages
     sites = json.loads((cluster.folder / totals["run_dir"] / "run.json").read_text())["sites"]
     assert {name: about["kernels"] for name, about in sites.items()} == {f"site-{k}": active.isa() for k in range(3)}
+
+
+def test_doctor_and_an_unregistered_key(cluster: Cluster, tmp_path: Path) -> None:
+    """All is well with a deployment that runs; a key that the server does not know is refused, and named."""
+    for folder in ("deploy", "deploy/site-1"):
+        checks = json.loads(cluster.fedq("doctor", "--deploy", folder, "--json").stdout)["checks"]
+        assert [check for check in checks if not check["ok"]] == []
+    stranger = tmp_path / "site-0"
+    shutil.copytree(cluster.folder / "deploy" / "site-0", stranger, ignore=shutil.ignore_patterns("key*", "state"))
+    keys.make_node(stranger, "stranger")
+    done = cluster.fedq("doctor", "--deploy", stranger, check=False)
+    assert done.returncode == 4
+    assert "FAIL  keys        the server does not know the key of site-0" in done.stdout
+    done = cluster.fedq("deploy", "client", "--dir", stranger, check=False)
+    assert done.returncode == 4
+    assert "error[FQ207]: the server does not know the key of site-0" in done.stderr
+    ca = cluster.folder / "deploy" / "ca.crt"
+    code = f"from pathlib import Path; from tests.deploy.bare_node import connected\n{REFUSED}"
+    words = [sys.executable, "-c", code, f"localhost:{cluster.port}", str(ca), str(stranger / "key")]
+    refused = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment(tmp_path))
+    assert "connected" not in refused.stdout
+    assert "Failed to activate SuperNode" in refused.stdout + refused.stderr
+
+
+REFUSED = """
+import sys
+with connected(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])): print("connected")
+"""
 
 
 def noise(_: RecordDict) -> RecordDict:
