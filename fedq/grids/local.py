@@ -56,7 +56,7 @@ class LocalGrid(SimulatedGrid):
                     yield from (delivered(message, self._play(message)) for message in cohort)
             return
         waiting, hung, end = iter(cohorts), False, monotonic() + (timeout or 0)
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="client")
+        pool = ThreadPoolExecutor(self._workers, "client", initializer=_alone)
         running: deque[tuple[list[Message], Future[list[Message | Failure]]]] = deque()
         try:
             running.extend((c, pool.submit(self._played_together, c)) for c in islice(waiting, AHEAD * self._workers))
@@ -85,3 +85,10 @@ class LocalGrid(SimulatedGrid):
         if isinstance(reply, Message):
             self.memory.keep(node, state)
         return reply
+
+
+def _alone() -> None:
+    """One torch thread in this thread: a new one has as many as there are cores, until torch itself looks."""
+    import torch
+
+    torch.set_num_threads(1)
