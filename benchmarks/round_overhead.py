@@ -1,6 +1,6 @@
 """What a whole fedq round costs beside the bare PyTorch steps in it: FedVote's LeNet-5, batches of 100.
 
-    python benchmarks/round_overhead.py [--repeats 3] [--clients 4] [--steps 10]
+    python benchmarks/round_overhead.py --data-dir DIR [--repeats 3] [--clients 4] [--steps 10]
 
 Contenders take turns; medians are printed. `bare` is the plain loop a person would write (a module whose forward takes
 tanh of latent parameters, torch.optim.Adam, no messages, no packing), with one torch thread and with all cores. The
@@ -67,14 +67,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--data-dir", default="../shared/data/hf/fashion_mnist")
+    parser.add_argument("--data-dir", required=True, help="Fashion-MNIST, a folder in the hub's layout")
     o = parser.parse_args()
     cores = torch.get_num_threads()
     settings = {
         "data.name": "fashion_mnist", "data.dir": o.data_dir, "model": "fedvote_lenet5", "clients": o.clients,
         "client.local_steps": o.steps, "client.batch_size": BATCH,
     }  # fmt: skip
-    built = {w: build(make_config(settings, workers=w)) for w in (1, cores)}
+    built = {w: build(make_config(settings, workers=w, engine="local")) for w in (1, cores)}
     contenders = {
         "bare, 1 thread": lambda: bare(o.clients, o.steps, 1),
         f"bare, {cores} threads": lambda: bare(o.clients, o.steps, cores),

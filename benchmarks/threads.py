@@ -3,7 +3,7 @@
     python benchmarks/threads.py [--repeats 3]
 
 Python holds one thread at a time between torch operations, so threads help only where operations are long. The size
-at which `fedq simulate` begins to use them (`SMALL` in fedq/simulation.py) is read off this table.
+at which `fedq simulate` begins to use them (`SMALL` in fedq/build.py) is read off this table.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
     counts = (1, cpu_count() or 1)
     print("weights   " + "   ".join(f"{w} worker(s), s" for w in counts) + "   gain")
     for hidden in HIDDEN:
-        built = [build(make_config({"model.hidden": hidden}, workers=w)) for w in counts]
+        built = [build(make_config({"model.hidden": hidden}, workers=w, engine="local")) for w in counts]
         times: list[list[float]] = [[] for _ in counts]
         for round_ in range(1, repeats + 1):
             for simulation, seconds in zip(built, times, strict=True):

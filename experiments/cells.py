@@ -46,8 +46,7 @@ def result(folder: Path, cell: Cell) -> dict[str, Any] | None:
     found: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
     if found is None:
         return None
-    was, now = flatten(found["config"]), flatten(cell.config().as_dict())
-    return found if all(now.get(k, v) == v for k, v in was.items()) else None
+    return found if make_config(found["config"]).hash == cell.config().hash else None
 
 
 def _cell(base: dict[str, Any], varied: dict[str, Any]) -> Cell:

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fedq.config import RunConfig, over, resolve
+from fedq.config import NOT_HASHED, RunConfig, over, resolve
 from fedq.errors import FedqError
 from fedq.runs import Run, open_run
 from fedq.settings import Setting, flatten, parse_set, read_toml
@@ -38,10 +38,14 @@ def points(config: Path | None, sets: Sequence[str], grids: Sequence[str], out: 
 
     FedqError FQ106 for a malformed grid, and what `resolve` raises for a combination that cannot be run.
     """
+    axes = parse_grid(grids)
+    if alike := sorted(NOT_HASHED & set(axes)):
+        hint = "give each its own --out, or its own data.name"
+        raise FedqError("FQ106", f"`{alike[0]}` makes no other run of a config", where=f"--grid {alike[0]}", hint=hint)
     file = read_toml(config) if config else {}
     fixed, start = parse_set(sets), [str(config)] if config else []
     found: dict[str, Point] = {}
-    for varied in combinations(parse_grid(grids)):
+    for varied in combinations(axes):
         flags = [f"{key}={word(value)}" for key, value in varied.items()]
         given = fixed | {k: Setting(v, f"--grid {k}={word(v)}") for k, v in flatten(varied).items()}
         resolved = resolve(over(file, given))
@@ -79,10 +83,15 @@ def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def runs_by_hash(out: Path) -> dict[str, Run]:
-    """The runs in a folder by the hash of their config, asked for and resolved; of several that which went furthest."""
+    """The runs in a folder by the hash of their config, asked for and resolved; of several that which went furthest.
+
+    A run that was begun with a goal (`--until`) is no point of a grid: it may be done before its last round.
+    """
     found: dict[str, Run] = {}
     for toml in sorted(out.glob("*/run.toml")):
         run = open_run(toml.parent)
+        if run.about.get("until"):
+            continue
         for hash_ in filter(None, (run.about.get("config_hash"), run.about.get("asked_hash"))):
             if hash_ not in found or _progress(run) > _progress(found[hash_]):
                 found[hash_] = run

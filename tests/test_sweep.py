@@ -135,3 +135,20 @@ def test_malformed_grids_are_told_by_name() -> None:
 
     with pytest.raises(FedqError, match="KEY=A,B,C"):
         parse_grid(["a b=1"])
+
+
+def test_a_run_that_stopped_at_a_goal_is_no_point(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    fedq("simulate", *tiny, "--until", "up=1B", "--quiet")
+    assert "1 runs, 0 done already, 1 to do" in fedq("sweep", *fixed(tiny), "--grid", "seed=0", "--dry-run")[2]
+
+
+def test_what_changes_no_run_is_no_axis(fedq: Fedq) -> None:
+    status, _, err = fedq("sweep", "--grid", "data.dir=a,b")
+    assert (status, "`data.dir` makes no other run" in err) == (2, True)
+
+
+def test_a_done_run_stays_done_without_its_checkpoints(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    fedq("simulate", *tiny, "--quiet")
+    for checkpoint in Path("runs").glob("*/checkpoints/*"):
+        checkpoint.unlink()
+    assert "1 runs, 1 done already" in fedq("sweep", *fixed(tiny), "--grid", "seed=0", "--dry-run")[2]

@@ -16,6 +16,7 @@ from typing import IO, Any, TextIO
 from fedq.errors import EXIT_INTERRUPTED
 from fedq.report.units import duration, share, size
 from fedq.runs import Run
+from fedq.settings import read_toml
 from fedq.sweep import Point
 
 POLL = 0.05  # seconds
@@ -34,11 +35,14 @@ class Job:
     @classmethod
     def of(cls, point: Point, run: Run | None, jobs: int) -> "Job":
         """What is left to do for a point, of which `run` may be there already, where `jobs` share the machine."""
-        if run is None or not (run.status == "running" or list(run.path.glob("checkpoints/*.npz"))):
-            return cls(point, (*point.words, *_threads(point, jobs)))
+        new = cls(point, (*point.words, *_threads(point, jobs)))
+        if run is None or read_toml(run.path / "run.toml").get("data", {}).get("dir", "") != point.config.top.data.dir:
+            return new
         words = ("resume", str(run.path))
         if run.status == "done":
             return cls(point, words, "done", run.totals())
+        if not (run.status == "running" or list(run.path.glob("checkpoints/*.npz"))):
+            return new
         return cls(point, words, "in use" if run.status == "running" else "to do", run.totals())
 
     @property
@@ -65,7 +69,7 @@ class Job:
 def play_jobs(todo: Sequence[Job], jobs: int, lines: TextIO) -> bool:
     """Play `todo`, `jobs` at a time, a line each as it ends; returns whether somebody stopped it."""
     waiting, running, ended = list(todo), list[_Process](), 0
-    with _forwarding(running) as asked:
+    with _forwarding(running) as asked, _stopping(running):
         while running or (waiting and not asked):
             while waiting and len(running) < jobs and not asked:
                 running.append(_Process(waiting.pop(0)))
@@ -115,8 +119,21 @@ def _threads(point: Point, jobs: int) -> tuple[str, ...]:
 
 
 @contextmanager
+def _stopping(running: Sequence[_Process]) -> Iterator[None]:
+    """Nothing runs on when an error ends the sweep: every run finishes its round first."""
+    try:
+        yield
+    finally:
+        for process in running:
+            if process.popen.poll() is None:
+                process.popen.send_signal(signal.SIGINT)
+        for process in running:
+            process.popen.wait()
+
+
+@contextmanager
 def _forwarding(running: Sequence[_Process]) -> Iterator[list[int]]:
-    """A list that fills with the SIGINTs and SIGTERMs that came; each is passed on to all that run."""
+    """A list that fills with the signals that came to end us; each is passed on to all that run."""
     asked: list[int] = []
 
     def handle(number: int, _: object) -> None:
@@ -127,7 +144,7 @@ def _forwarding(running: Sequence[_Process]) -> Iterator[list[int]]:
             if process.popen.poll() is None:
                 process.popen.send_signal(signal.SIGINT)
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield asked
     finally:

@@ -168,7 +168,10 @@ def _data() -> Rows:
     rows = [{"data": n, "about": known.get(n) or _about(find("data set", n, DATA))} for n in names("data set", DATA)]
     return [
         *rows,
-        {"data": "OWNER/NAME", "about": "any labelled image data set of the hub; --data-dir PATH reads a local folder"},
+        {
+            "data": "OWNER/NAME",
+            "about": "any labelled images or texts of the hub; --data-dir PATH reads a local folder",
+        },
         {"data": "texts", "about": "any data set of the hub or a folder, with --text-column and --label-column"},
     ]
 
