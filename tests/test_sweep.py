@@ -152,3 +152,10 @@ def test_a_done_run_stays_done_without_its_checkpoints(fedq: Fedq, tiny: tuple[s
     for checkpoint in Path("runs").glob("*/checkpoints/*"):
         checkpoint.unlink()
     assert "1 runs, 1 done already" in fedq("sweep", *fixed(tiny), "--grid", "seed=0", "--dry-run")[2]
+
+
+def test_the_same_name_from_another_folder_is_another_run(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    fedq("simulate", *tiny, "--quiet")
+    (toml,) = Path("runs").glob("*/run.toml")
+    toml.write_text(toml.read_text().replace('dir = ""', 'dir = "/elsewhere"'))
+    assert "1 runs, 0 done already" in fedq("sweep", *fixed(tiny), "--grid", "seed=0", "--dry-run")[2]

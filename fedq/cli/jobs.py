@@ -36,7 +36,7 @@ class Job:
     def of(cls, point: Point, run: Run | None, jobs: int) -> "Job":
         """What is left to do for a point, of which `run` may be there already, where `jobs` share the machine."""
         new = cls(point, (*point.words, *_threads(point, jobs)))
-        if run is None or read_toml(run.path / "run.toml").get("data", {}).get("dir", "") != point.config.top.data.dir:
+        if run is None or _data(run) != point.config.top.data.dir:
             return new
         words = ("resume", str(run.path))
         if run.status == "done":
@@ -103,6 +103,12 @@ class _Process:
             first = err.strip().splitlines()
             self.job.said = first[0] if first else f"ended by signal {-status}" if status < 0 else ""
         return True
+
+
+def _data(run: Run) -> str:
+    """The folder that a run takes its data from; nothing for those that come with a name."""
+    setting = read_toml(run.path / "run.toml").get("data.dir")
+    return str(setting.value) if setting else ""
 
 
 def _read(file: IO[bytes]) -> str:
