@@ -32,7 +32,7 @@ from fedq.data.population import Drawn, shares
 from fedq.data.proxy import hold_proxy
 from fedq.data.text import TextInputs
 from fedq.errors import FedqError
-from fedq.fit import check_added, check_client, check_ledgers, check_norms, check_proxy, device
+from fedq.fit import check_added, check_client, check_disjoint, check_ledgers, check_norms, check_proxy, device
 from fedq.grids import Crew, LocalGrid, SimulatedGrid
 from fedq.kernels import codec, records
 from fedq.kernels.records import Arrays
@@ -135,7 +135,8 @@ def build(config: RunConfig, site: tuple[int, Dataset] | None = None) -> Simulat
         (data, own), trained = ground.data, sum(x.size for x in initial.values())
         warned = (*check_norms(config, ground.blueprint), *check_proxy(config, own), *parts.warnings)
         if parts.trainer.private:
-            sizes = {len(held) for held in ground.held}
+            check_disjoint(config, ground.held)
+            sizes = {parts.trainer.examples(k) for k in range(top.clients)}
             check_promise(parts.trainer.private, config.model.name, ground.blueprint, sizes, top.rounds)
         together = parts.trainer.together and server.together
         cohort = _cohort(trained, config.client.options.batch_size) if together else 1

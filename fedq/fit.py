@@ -11,6 +11,7 @@ from fedq.clients.local import LocalAlgorithm
 from fedq.clients.private import Private
 from fedq.config import RunConfig
 from fedq.data import Examples
+from fedq.data.population import Drawn
 from fedq.errors import FedqError
 from fedq.models.network import Blueprint
 from fedq.strategies import PackedStrategy
@@ -33,6 +34,18 @@ def device(config: RunConfig) -> str:
     raise FedqError(
         "FQ206", f"torch {torch.__version__} finds no CUDA GPU here", key="device", hint="--device cpu, or leave it out"
     )
+
+
+def check_disjoint(config: RunConfig, held: Any) -> None:
+    """FedqError FQ105 where clients draw their examples: a record that several hold is spent by each of them."""
+    if isinstance(held, Drawn):
+        given = config.top.data.per_client is not None
+        raise FedqError(
+            "FQ105",
+            "records are held by several clients, so no client's epsilon is a record's",
+            key="data.per_client" if given else "clients",
+            hint="leave data.per_client out" if given else "fewer --clients than examples",
+        )
 
 
 def check_ledgers(spent: Mapping[str, Any], kept: Callable[[int], RecordDict]) -> None:

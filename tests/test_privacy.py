@@ -243,6 +243,39 @@ def test_a_client_that_lost_its_ledger_is_rejected() -> None:
         list(simulation.rounds(simulation.initial, 2, 2))
 
 
+def test_a_client_that_lost_its_ledger_is_out_for_good() -> None:
+    """Also when its new ledger has outgrown the old one, and after the server goes back; epsilon is unknown."""
+    simulation = build(config(tolerate=0.5, rounds=9))
+    list(simulation.rounds(simulation.initial, 1, 2))
+    simulation.clients.memory.keep(2, RecordDict())
+    lines = [r.metrics() for r in simulation.rounds(simulation.initial, 3, 6)]
+    assert [(m["clients"], m["rejected"], m["epsilon"]) for m in lines] == [(2, 1, None)] * 4
+    state = simulation.state()
+    again = build(config(tolerate=0.5, rounds=9))
+    again.restore(state)
+    (line,) = (r.metrics() for r in again.rounds(again.initial, 7, 7))
+    assert (line["rejected"], line["epsilon"]) == (1, None)
+
+
+def test_a_rejected_reply_is_spent() -> None:
+    """It was sent: who cannot be used counts in the run's epsilon as who can."""
+    simulation = build(config(**{"clients": 2, "tolerate": 0.5, "data.partition": "dirichlet:0.5"}))
+    sizes = [simulation.trainer.examples(k) for k in range(2)]
+    small = sizes.index(min(sizes))  # it draws the larger share, so it spends most
+    check = simulation.strategy.check_reply
+
+    def cut(reply: Any) -> None:
+        if simulation.strategy.partition_of(reply) == small:
+            reply.content["arrays"].popitem()
+        check(reply)
+
+    simulation.strategy.check_reply = cut  # type: ignore[method-assign]
+    (line,) = played(simulation, 1)
+    assert (line["clients"], line["rejected"]) == (1, 1)
+    assert line["epsilon"] == Ledger().plus(1.0, 16 / min(sizes), 2).epsilon(1e-5)
+    assert line["epsilon"] > Ledger().plus(1.0, 16 / max(sizes), 2).epsilon(1e-5)
+
+
 def test_the_budget_stops_a_round_before_it_releases() -> None:
     """What was spent before leaves no room for the next round: nothing is drawn, and what it would cost is said."""
     net, w = network()
@@ -259,6 +292,13 @@ REFUSED = [
     ({"client.noise": 1.0, "client.epsilon": 1e-3}, "noise 1 costs epsilon", "leave client.noise out"),
     ({"client.delta": 0.01}, "delta 0.01 is not below 1/", "--delta"),
     ({"client.batch_size": 1000}, "batches of 1000 of a client that holds", "--batch-size"),
+    ({"data.per_client": 200}, "records are held by several clients", "leave data.per_client out"),
+    ({"clients": 2000}, "records are held by several clients", "fewer --clients"),
+    (
+        {"clients": 10, "client.batch_size": 130, "evaluate.clients": True},
+        "batches of 130 of a client that holds 1",  # each of 10 has 143, and keeps some of them
+        "--batch-size",
+    ),
     ({"strategy": "fedavg", "client.name": "dp_sgd"}, "keeps a privacy ledger", "--strategy dp_lora"),
     ({"client.name": "sgd", "client.noise": None, "client.lr": 0.1}, "needs the client `dp_sgd`", "leave client.name"),
     ({"strategy.aggregation": "svd"}, "the model has none", "minilm_lora"),

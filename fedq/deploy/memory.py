@@ -3,9 +3,11 @@
     site-0/state/RUN/told.json             what the server said of the run
     site-0/state/RUN/x.npy y.npy           the client's examples, ready to train on
     site-0/state/RUN/000007.1.train.bin    Context.state after the train message of round 7
+    site-0/state/RUN.ledger.json           what a private client has released, which no replay takes back
 
 A message finds the state after the last one before it, in the order of rounds and of what happens in a round. Files
-after it belong to a past that is being played again, and are dropped.
+after it belong to a past that is being played again, and are dropped. The ledger alone goes on from where it was: what
+has left the site stays known, whatever round the server says it is. It outlives the run's folder.
 """
 
 import json
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import numpy as np
-from flwr.app import Context, RecordDict
+from flwr.app import ConfigRecord, Context, RecordDict
 
 from fedq._flower import from_bytes, to_bytes
 from fedq.data import Examples
@@ -45,12 +47,17 @@ class Memory:
         return cls(Path(site) / "state" / run)
 
     def before(self, round_: int, kind: str) -> RecordDict:
-        """The state before a message; nothing in a client's first round."""
+        """The state before a message, with all that was ever released; nothing in a client's first round."""
         files = [file for place, file in self._files() if place < (round_, ORDER[kind])]
-        return from_bytes(files[-1].read_bytes()) if files else RecordDict()
+        state = from_bytes(files[-1].read_bytes()) if files else RecordDict()
+        if (ledger := self._ledger()) is not None:
+            state["ledger"] = ledger
+        return state
 
     def keep(self, round_: int, kind: str, state: RecordDict) -> None:
-        """Keep the state after a message."""
+        """Keep the state after a message; the ledger first."""
+        if isinstance(ledger := state.get("ledger"), ConfigRecord):
+            self._write(self._spent.name, json.dumps(dict(ledger)).encode(), self._spent.parent)
         place = (round_, ORDER[kind])
         for old, file in self._files():
             if old > place:
@@ -82,15 +89,28 @@ class Memory:
             raise FedqError("FQ207", f"this site was told nothing of the run: {error}") from error
         return told, Examples(x, y)
 
+    @property
+    def _spent(self) -> Path:
+        return self.folder.parent / f"{self.folder.name}.ledger.json"
+
+    def _ledger(self) -> ConfigRecord | None:
+        try:
+            return ConfigRecord(json.loads(self._spent.read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise FedqError("FQ205", f"the site's privacy ledger {self._spent.name} cannot be read: {error}") from error
+
     def _files(self) -> list[tuple[tuple[int, int], Path]]:
         files = sorted(self.folder.glob("*.bin"))
         return [((int(f.name.split(".")[0]), int(f.name.split(".")[1])), f) for f in files]
 
-    def _write(self, name: str, content: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = self.folder / f".{name}.tmp"
+    def _write(self, name: str, content: bytes, folder: Path | None = None) -> None:
+        folder = folder or self.folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = folder / f".{name}.tmp"
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self.folder / name)
+        temporary.replace(folder / name)

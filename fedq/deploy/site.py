@@ -2,7 +2,7 @@
 
 Flower starts a process for every message, and forgets what a client kept when its SuperNode ends. So a site keeps its
 `Context.state` in its own folder, one file a message, named by run and round: a client that was killed goes on where
-it was, and a server that goes back to a checkpoint finds clients as they were then.
+it was, and a server that goes back to a checkpoint finds clients as they were then; but for what they released.
 """
 
 import logging

@@ -76,7 +76,6 @@ class Diff2(PrivateStrategy):
         def weight(reply: Message) -> float:
             nonlocal came
             came += 1
-            self.spend(reply)
             return examples(reply)
 
         fold = self.folded(replies, weight)

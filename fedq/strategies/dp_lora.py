@@ -95,7 +95,6 @@ class DpLora(PrivateStrategy):
         """The next adapters and head; see `PackedStrategy.aggregate_train`."""
         fold, kept, weights = Fold(self.codec, self.current), list[Arrays](), list[float]()
         for reply in (r for r in replies if r.has_content()):
-            self.spend(reply)
             weights.append(self._weight(reply) * self._clipped(reply))
             fold.add(reply, weights[-1])
             if self.options.aggregation in ("svd", "stack"):

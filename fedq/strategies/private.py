@@ -13,7 +13,6 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from fedq import messages
 from fedq.errors import FedqError
 from fedq.strategies.base import PackedStrategy, Setup
 
@@ -28,6 +27,7 @@ class PrivateStrategy(PackedStrategy, ABC):
         super().__init__(setup, options)
         self.spent: dict[int, float] = {}
         self._releases: dict[int, int] = {}
+        self._lost: set[int] = set()  # whose ledgers were lost: what they say since then is too little
         self._delta = 0.0
 
     def configure_train(
@@ -39,26 +39,36 @@ class PrivateStrategy(PackedStrategy, ABC):
         )
 
     def check_reply(self, reply: Message) -> None:
-        """FedqError FQ302 also where a client's releases did not grow: then its ledger was lost."""
+        """FedqError FQ302 also where a client's releases did not grow: its ledger was lost, and it is out for good.
+
+        What a client says it has spent counts at once, whether its reply can be used or not: it was sent. Of one that
+        is out nothing is known any more: its epsilon, and the run's, is infinite.
+        """
+        said: Any = reply.content.get("metrics") or {}
+        epsilon, delta, releases = (said.get(name) for name in ("epsilon", "delta", "releases"))
+        k = self.partition_of(reply)
+        before, known = self._releases.get(k, 0), self.spent.get(k, 0.0)
+        if isinstance(releases, int):
+            if releases <= before:
+                self._lost.add(k)
+            self._releases[k] = max(before, releases)
+        if isinstance(epsilon, float) and epsilon >= 0:
+            self.spent[k] = inf if k in self._lost else max(known, epsilon)
+        if isinstance(delta, float) and 0 < delta < 1:
+            self._delta = max(self._delta, delta)
         super().check_reply(reply)
-        metrics = messages.metrics(reply.content)
-        epsilon, delta = metrics["epsilon"], metrics["delta"]
         if not isinstance(epsilon, float) or isnan(epsilon) or epsilon < 0:
             raise FedqError("FQ302", f"`epsilon` must be a number from 0, got {epsilon!r}")
         if not isinstance(delta, float) or not 0 < delta < 1:
             raise FedqError("FQ302", f"`delta` must be between 0 and 1, got {delta!r}")
-        releases, before = metrics["releases"], self._releases.get(self.partition_of(reply), 0)
-        if not isinstance(releases, int) or releases <= before:
+        if not isinstance(releases, int):
+            raise FedqError("FQ302", f"`releases` must be an integer, got {releases!r}")
+        if releases <= before:
             raise FedqError(
-                "FQ302", f"{releases!r} releases of a client that had made {before} before: its privacy ledger was lost"
+                "FQ302", f"{releases} releases of a client that had made {before} before: its privacy ledger was lost"
             )
-
-    def spend(self, reply: Message) -> None:
-        """Enter what a client has spent by an accepted reply."""
-        metrics: Any = messages.metrics(reply.content)
-        k = self.partition_of(reply)
-        self.spent[k], self._releases[k] = metrics["epsilon"], metrics["releases"]
-        self._delta = metrics["delta"]
+        if k in self._lost:
+            raise FedqError("FQ302", "its privacy ledger was lost in an earlier round")
 
     def privacy(self) -> tuple[float | None, float | None]:
         """The largest epsilon of a client and its delta; None for both before anybody came."""
@@ -74,10 +84,11 @@ class PrivateStrategy(PackedStrategy, ABC):
     def state(self) -> dict[str, Any]:
         """What clients have spent; JSON knows no infinity."""
         spent = {str(k): None if e == inf else e for k, e in self.spent.items()}
-        return {"spent": spent, "releases": {str(k): n for k, n in self._releases.items()}, "delta": self._delta}
+        releases = {str(k): n for k, n in self._releases.items()}
+        return {"spent": spent, "releases": releases, "lost": sorted(self._lost), "delta": self._delta}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.spent = {int(k): inf if e is None else e for k, e in state["spent"].items()}
         self._releases = {int(k): n for k, n in state["releases"].items()}
-        self._delta = state["delta"]
+        self._lost, self._delta = set(state.get("lost", ())), state["delta"]

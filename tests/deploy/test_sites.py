@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 from fedq._flower import to_bytes
 from fedq.build import Simulation, build
 from fedq.config import RunConfig, make_config
+from fedq.data import Examples
 from fedq.deploy import site
 from fedq.deploy.bundle import bundled, unbundled
 from fedq.deploy.grid import DeployedGrid
@@ -122,6 +123,51 @@ def test_a_server_that_goes_back(name: str, tmp_path: Path) -> None:
     again.clients.wait_for_sites(seconds=10)
     rest = list(again.rounds(records.to_arrays(played[1].arrays), 3, 5))
     assert final(rest) == final(simulated(config))
+
+
+PRIVATE: dict[str, Any] = {
+    "strategy": "dp_lora", "model.name": "mlp", "model.norm": "none", "client.noise": 1.0, "client.batch_size": 16,
+}  # fmt: skip
+
+
+def test_what_was_released_stays_so_when_a_server_goes_back(tmp_path: Path) -> None:
+    """Rounds 1 ... 5, then 3 ... 5 again by a server that knows of two: 8 rounds are released, and 8 are counted."""
+    config = make_config({**SMALL, **PRIVATE, "rounds": 5})
+    parts = deployed(build(config), sites(config, tmp_path), None, timeout=60)
+    parts.clients.wait_for_sites(seconds=10)
+    played = []
+    for record in parts.rounds(parts.initial, 1, 5):
+        played.append(record)
+        if record.round == 2:
+            state = {"strategy": parts.strategy.state(), "clients": {}}
+    again = deployed(build(config), sites(config, tmp_path), None, timeout=60)
+    again.restore(state)
+    again.clients.wait_for_sites(seconds=10)
+    rest = list(again.rounds(records.to_arrays(played[1].arrays), 3, 5))
+    assert again.strategy.state()["releases"] == {str(k): 8 * 3 for k in range(3)}
+    assert [r.rejected for r in rest] == [0] * 3
+    assert all(one.epsilon > two.epsilon for one, two in zip(rest, played[2:], strict=True))  # type: ignore[operator]
+
+
+def test_the_ledger_outlives_what_a_site_forgets(tmp_path: Path) -> None:
+    """A message of round 1 finds it, and so does one after the run's folder is gone; one that is spoilt is told."""
+    own = Examples(np.zeros((1, 1, 2, 2), np.uint8), np.zeros(1, np.int64))
+
+    def spent(n: int) -> RecordDict:
+        return RecordDict({"ledger": ConfigRecord({"noise": [1.0], "rate": [0.1], "steps": [n]})})
+
+    memory = Memory(tmp_path / "old")
+    memory.keep(5, "train", spent(50))
+    assert memory.before(1, "train")["ledger"]["steps"] == [50]  # type: ignore[index]
+    memory.keep(1, "train", spent(60))
+    for name in ("a", "b", "c"):
+        Memory(tmp_path / name).note({}, own)
+    assert not memory.folder.exists()
+    assert memory.before(1, "train")["ledger"]["steps"] == [60]  # type: ignore[index]
+    (tmp_path / "old.ledger.json").write_text("{")
+    with pytest.raises(FedqError, match=r"ledger old\.ledger\.json cannot be read") as error:
+        memory.before(1, "train")
+    assert error.value.code == "FQ205"
 
 
 def forged(message: Message, content: RecordDict) -> Message:
