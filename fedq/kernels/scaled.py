@@ -8,6 +8,7 @@ import numpy as np
 from flwr.app import Array
 
 from fedq.kernels.codec import F32, LARGEST, Accumulator, PackedCodec
+from fedq.kernels.codec import payload as array
 from fedq.rng import Key
 
 TINY = np.finfo(np.float32).tiny  # a scale so small is none
@@ -43,7 +44,7 @@ class WithScale(PackedCodec):
     def opened_scale(self, payload: Array) -> tuple[np.float32, Array]:
         """The scale, and the inner payload."""
         self.opened(payload)
-        inner = Array(payload.dtype, payload.shape, self._inner.stype, payload.data[4:])
+        inner = array(payload.shape, self._inner.stype, payload.data[4:])
         return self._scale(payload.data), inner
 
     def _scale(self, data: bytes) -> np.float32:
