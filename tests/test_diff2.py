@@ -126,3 +126,10 @@ def test_a_missing_client_makes_a_restart() -> None:
 def test_not_all_clients_is_refused() -> None:
     with pytest.raises(FedqError, match="every client must take part"):
         simulation(per_round=2)
+
+
+def test_a_lossy_downlink_is_refused() -> None:
+    """Clients would take the gradient elsewhere than the server's last weights are."""
+    with pytest.raises(FedqError, match="`float16` alters them") as error:
+        simulation(downlink="float16")
+    assert error.value.code == "FQ105"

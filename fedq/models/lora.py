@@ -44,7 +44,7 @@ class LoraOptions(Options):
 
 
 class LoraTransformer(Pretrained):
-    """An encoder with adapters and a linear head; takes token ids [B, T], with zeros after the text's end."""
+    """An encoder with adapters and a linear head; takes token ids + 1 [B, T], with zeros after the text's end."""
 
     def __init__(self, shape: tuple[int, ...], classes: int, options: Any) -> None:
         super().__init__()
@@ -84,7 +84,8 @@ class LoraTransformer(Pretrained):
         """Logits [B, classes]; columns that are padding in the whole batch are left out."""
         known = ids != PAD
         ids, known = (x[:, : max(1, int(known.sum(1).max()))] for x in (ids, known))
-        logits: Tensor = self.encoder(input_ids=ids.long(), attention_mask=known.long()).logits
+        tokens = torch.where(known, ids.long() - 1, self.encoder.config.pad_token_id or 0)
+        logits: Tensor = self.encoder(input_ids=tokens, attention_mask=known.long()).logits
         return logits
 
     def draw(self, name: str, random: np.random.Generator) -> NDArray[np.float32] | None:
@@ -123,14 +124,12 @@ class MiniLmLora(LoraTransformer):
     @classmethod
     def reader(cls, options: Any) -> Reader:
         """The encoder's own tokenizer."""
-        tokenizer = _loaded("AutoTokenizer", options.encoder)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer = _tokenizer(options.encoder)
 
         def read(texts: Any) -> NDArray[np.int32]:
             made = tokenizer(list(texts), truncation=True, max_length=options.tokens, padding="max_length")
             ids, mask = (np.asarray(made[k], np.int32) for k in ("input_ids", "attention_mask"))
-            return np.where(mask > 0, ids, np.int32(PAD))
+            return np.where(mask > 0, ids + 1, np.int32(PAD))
 
         return read
 
@@ -154,7 +153,7 @@ class TinyLora(LoraTransformer):
             ids = np.full((len(texts), options.tokens), PAD, np.int32)
             for row, text in zip(ids, texts, strict=True):
                 words = text.lower().split()[: options.tokens]
-                row[: len(words)] = [1 + crc32(word.encode()) % (TINY["vocab_size"] - 1) for word in words]
+                row[: len(words)] = [1 + crc32(word.encode()) % TINY["vocab_size"] for word in words]
             return ids
 
         return read
@@ -168,13 +167,13 @@ def _shared(base: nn.Module) -> nn.Module:
 
 @cache
 def _pretrained(encoder: str, classes: int) -> nn.Module:
-    made: nn.Module = _loaded(
-        "AutoModelForSequenceClassification",
-        encoder,
-        num_labels=classes,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
+    config = _loaded("AutoConfig", encoder, num_labels=classes)
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):  # every kind of encoder has names of its own for it
+            setattr(config, name, 0.0)
+    if config.pad_token_id is None:
+        config.pad_token_id = _tokenizer(encoder).pad_token_id
+    made: nn.Module = _loaded("AutoModelForSequenceClassification", encoder, config=config)
     for part in made.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
@@ -194,6 +193,14 @@ def _tiny(classes: int) -> nn.Module:
     return made.requires_grad_(False)
 
 
+def _tokenizer(encoder: str) -> Any:
+    tokenizer = _loaded("AutoTokenizer", encoder)
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 def _loaded(kind: str, encoder: str, **options: Any) -> Any:
     transformers = extra("transformers", "lora")
     transformers.logging.set_verbosity_error()
@@ -201,6 +208,7 @@ def _loaded(kind: str, encoder: str, **options: Any) -> Any:
     path = _minilm() if encoder == "minilm" else encoder
     try:
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # for what the encoder's files lack, such as layers between it and the head
             return getattr(transformers, kind).from_pretrained(path, **options)
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -48,6 +48,13 @@ class Diff2(PrivateStrategy):
                 key="per_round",
                 hint="leave --per-round and --participation out",
             )
+        if setup.downlink.name != "float32":
+            raise FedqError(
+                "FQ105",
+                f"changes are those between the weights that clients were sent, and `{setup.downlink.name}` alters them",
+                key="downlink",
+                hint="leave --downlink out",
+            )
         self._v: Arrays = {}
         self._previous: Arrays = {}
         self._restart = 0  # the round of the last restart; 0 before the first
