@@ -75,7 +75,9 @@ class Simulation:
     @property
     def promise(self) -> str:
         """What privacy the run promises, of what and to whom; empty where none."""
-        return self.trainer.private.promise() if self.trainer.private else ""
+        records_ = self.trainer.private.promise() if self.trainer.private else ""
+        clients = self.strategy.promise()
+        return f"whole clients: {clients}; records: {records_}" if clients else records_
 
     def state(self) -> dict[str, Any]:
         """What must survive a checkpoint besides the model: the strategy's state, and what clients keep."""
@@ -164,7 +166,8 @@ def _parts(config: RunConfig, ground: "_Ground") -> _Parts:
     who = attackers(top.attack, top.clients, top.seed) if top.attack else None
     bad = who.partitions if who else frozenset[int]()
     both, scaling = (codec(top.codec), codec(top.downlink)), getattr(config.model.options, "scaling", 1.0)
-    setup = Setup(coming, *both, o.lr, top.rounds, bad, lambda: ground.proxy, scaling)
+    beside = {key: getattr(o, key) for key in ("delta", "tell_loss") if hasattr(o, key)}  # private clients have them
+    setup = Setup(coming, *both, o.lr, top.rounds, bad, lambda: ground.proxy, scaling, **beside)
     server: PackedStrategy = strategy(config.strategy.name)(setup, config.strategy.options)
     algorithm: LocalAlgorithm | Private = client(config.client.name)(o)
     check_client(config, server, algorithm)

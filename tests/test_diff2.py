@@ -133,3 +133,29 @@ def test_a_lossy_downlink_is_refused() -> None:
     with pytest.raises(FedqError, match="`float16` alters them") as error:
         simulation(downlink="float16")
     assert error.value.code == "FQ105"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"client.epsilon": 1e-7}, "no noise gives epsilon 1e-07"),
+        ({"client.epsilon": 1.0, "client.noise": 1.0}, "noise 1 costs epsilon .* in 6 steps, and 1 may be spent"),
+        ({"client.delta": 0.1}, "delta 0.1 is not below 1/"),
+    ],
+)
+def test_promises_that_cannot_be_kept_are_refused_before_a_round(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(FedqError, match=says) as error:
+        simulation(**change)
+    assert error.value.code == "FQ105"
+
+
+@pytest.mark.parametrize("key", ["sampling", "lr_decay", "local_epochs"])
+def test_options_without_a_meaning_are_unknown(key: str) -> None:
+    with pytest.raises(FedqError, match=key):
+        simulation(**{f"client.{key}": "shuffle" if key == "sampling" else 0.5})
+
+
+def test_the_promise_says_that_nothing_is_sampled() -> None:
+    said = simulation().promise
+    assert "every record is in every release" in said
+    assert "Poisson" not in said

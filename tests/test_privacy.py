@@ -290,6 +290,8 @@ REFUSED = [
     ({"client.sampling": "shuffle"}, "Poisson sampling", "client.sampling"),
     ({"model.norm": "batch"}, "batch norm", "model.norm=none"),
     ({"client.noise": 1.0, "client.epsilon": 1e-3}, "noise 1 costs epsilon", "leave client.noise out"),
+    ({"client.mode": "paper", "client.epsilon": 8.0}, "depends on the model how much", "give one of"),
+    ({"strategy.user_noise": 1.0, "client.noise": 0.0, "client.delta": 0.4}, "not below 1/3 of 3 clients", "--delta"),
     ({"client.delta": 0.01}, "delta 0.01 is not below 1/", "--delta"),
     ({"client.batch_size": 1000}, "batches of 1000 of a client that holds", "--batch-size"),
     ({"data.per_client": 200}, "records are held by several clients", "leave data.per_client out"),
@@ -319,9 +321,36 @@ def test_an_epsilon_that_no_noise_reaches_is_refused() -> None:
     assert error.value.code == "FQ105"
 
 
+def test_the_training_loss_is_told_only_if_asked_for() -> None:
+    """No message holds it else: it is that of secret batches, and no noise is on it."""
+    for tells in (False, True):
+        simulation = build(config(**{"client.tell_loss": tells}))
+        check, said = simulation.strategy.check_reply, list[float]()
+
+        def heard(reply: Any, check: Any = check, said: list[float] = said) -> None:
+            said.append(reply.content["metrics"]["train-loss"])
+            check(reply)
+
+        simulation.strategy.check_reply = heard  # type: ignore[method-assign]
+        (line,) = played(simulation, 1)
+        assert [loss > 0 for loss in said] == [tells] * 3
+        assert (line["train_loss"] is not None) == tells
+        assert ("the training loss" in simulation.promise) == tells
+
+
+def test_the_promise_to_whole_clients_is_said() -> None:
+    hidden = {"strategy.user_noise": 1.0, "client.noise": 0.0}
+    assert build(config()).promise.startswith("noise 1, epsilon as it comes at delta 1e-05 for each record")
+    both = build(config(**hidden)).promise
+    assert both.startswith("whole clients: noise 1 at delta 1e-05")
+    assert "replaced by zeros" in both
+    assert both.endswith("records: none: no noise (client.noise = 0)")
+    assert build(config(**hidden, **{"strategy.user_seed": 1})).promise.startswith("whole clients: none")
+
+
 def test_shuffled_batches_without_noise_are_plain_training() -> None:
-    simulation = build(config(**{"client.noise": 0.0, "client.sampling": "shuffle", "client.lr": 0.5, "rounds": 3}))
-    lines = played(simulation, 3)
+    quiet = {"client.noise": 0.0, "client.sampling": "shuffle", "client.lr": 0.5, "rounds": 3}
+    lines = played(build(config(**quiet)), 3)
     assert lines[-1]["epsilon"] is None
     assert lines[-1]["loss"] < lines[0]["loss"]
 

@@ -13,9 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedq.clients.clipping import PerSample
-from fedq.clients.dp_sgd import PrivateOptions, afford, noise, promise
+from fedq.clients.dp_sgd import PrivateOptions, afford, check_cost, check_delta, noise, promise
 from fedq.clients.private import Own
-from fedq.errors import FedqError
 from fedq.models.network import Network
 from fedq.privacy.diff2 import multipliers
 from fedq.privacy.entropy import secret
@@ -33,6 +32,7 @@ class Diff2:
 
         lr: float = Field(0.5, gt=0, description="the server's learning rate")
         local_steps: int = Field(1, ge=1, le=1, description="one: a round is one step of the server")
+        local_epochs: None = Field(None, description="none: a round is one step of the server")
         batch_size: int = Field(200, ge=1, description="examples whose gradients are held at once; changes no result")
         clip: float = Field(1.0, gt=0, description="norm that each example's gradient is scaled down to, C1")
         clip_change: float = Field(1.0, gt=0, description="that of its change, in units of the step's length, C2")
@@ -42,19 +42,17 @@ class Diff2:
 
     def promise(self) -> str:
         """See `Private.promise`."""
-        return promise(self._options)
+        return promise(self._options, "every record is in every release; noise comes from the client's own entropy")
 
     def check(self, examples: int, rounds: int) -> None:
         """See `Private.check`."""
         o = self._options
-        if o.delta >= 1 / examples and not (o.noise == 0 and o.epsilon is None):
-            raise FedqError(
-                "FQ105",
-                f"delta {o.delta:g} is not below 1/{examples} of a client that holds {examples} examples: "
-                "publishing one record whole would be allowed",
-                key="client.delta",
-                hint="lower --delta",
-            )
+        if o.noise == 0 and o.epsilon is None:
+            return
+        check_delta(o, examples)
+        check_cost(o, Ledger().plus(o.noise or 0.0, 1.0, rounds))  # restarts and changes have the same noise then
+        if o.noise is None:
+            multipliers(o.budget, o.delta, rounds, 1)
 
     def release(self, network: Network, w_D: Tensor, own: Own, ledger: Ledger) -> tuple[Tensor, float, Ledger]:
         """The gradient at `w_D`, or its change since `own.previous`; see `Private.release`."""

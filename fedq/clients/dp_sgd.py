@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedq.clients.clipping import PerSample
-from fedq.clients.local import StepOptions
+from fedq.clients.local import StepOptions, TrainOptions
 from fedq.clients.private import Own
 from fedq.errors import FedqError
 from fedq.models.network import Network
@@ -28,7 +28,7 @@ from fedq.privacy.ledger import Ledger
 BUDGET = 8.0  # epsilon where neither that nor a noise multiplier is given
 
 
-class PrivateOptions(StepOptions):
+class PrivateOptions(TrainOptions):
     """`[client]` keys of private algorithms."""
 
     lr: float = Field(1.0, gt=0, description="learning rate")
@@ -37,7 +37,7 @@ class PrivateOptions(StepOptions):
     epsilon: float | None = Field(None, gt=0, description="what a client may spend in all rounds; 8 without `noise`")
     delta: float = Field(1e-5, gt=0, lt=1, description="the delta of that epsilon")
     noise: float | None = Field(None, ge=0, description="noise multiplier sigma, chosen for `epsilon` if not given")
-    sampling: Literal["poisson", "shuffle"] = Field("poisson", description="shuffle only where noise is 0")
+    tell_loss: bool = Field(False, description="send the mean training loss, exact: epsilon does not cover it")
     noise_seed: int | None = Field(None, ge=0, description="for tests only: noise that repeats, and no epsilon")
 
     @property
@@ -46,9 +46,10 @@ class PrivateOptions(StepOptions):
         return self.epsilon or (BUDGET if self.noise is None else inf)
 
 
-class DpSgdOptions(PrivateOptions):
+class DpSgdOptions(PrivateOptions, StepOptions):
     """`[client]` keys of `dp_sgd`."""
 
+    sampling: Literal["poisson", "shuffle"] = Field("poisson", description="shuffle only where noise is 0")
     mode: Literal["dpsgd", "paper"] = Field("dpsgd", description="dpsgd, or paper: DP-LoRA's algorithm as printed")
 
 
@@ -68,7 +69,7 @@ class DpSgd:
 
     def promise(self) -> str:
         """See `Private.promise`."""
-        return promise(self._options)
+        return promise(self._options, "noise and Poisson batches come from the client's own entropy")
 
     def release(self, network: Network, w_D: Tensor, own: Own, ledger: Ledger) -> tuple[Tensor, float, Ledger]:
         """Weights after the round's steps; see `Private.release`."""
@@ -93,17 +94,17 @@ class DpSgd:
         return w, total / max(seen, 1), spent
 
 
-def promise(o: PrivateOptions) -> str:
-    """The promise of a client with these options, in words."""
+def promise(o: PrivateOptions, drawn: str) -> str:
+    """The promise of a client with these options, in words; `drawn` says what is random, and whence."""
     if o.noise_seed is not None:
         return "none: the noise can be drawn again (client.noise_seed, for tests)"
     if o.noise == 0 and o.epsilon is None:
         return "none: no noise (client.noise = 0)"
     limit = f"epsilon at most {o.budget:g}" if o.budget < inf else f"noise {o.noise:g}, epsilon as it comes"
+    beside = "the training loss and the number of examples" if o.tell_loss else "the number of examples"
     return (
-        f"{limit} at delta {o.delta:g} for each record of a client, added or removed; noise and Poisson batches come "
-        "from the client's own entropy, so a repeated or resumed run differs in them; not covered: the training loss "
-        "and the number of examples that clients send along"
+        f"{limit} at delta {o.delta:g} for each record of a client, added or removed; {drawn}, so a repeated or "
+        f"resumed run differs in what is drawn; not covered: {beside} that clients send along"
     )
 
 
@@ -120,7 +121,7 @@ def afford(o: PrivateOptions, spent: Ledger) -> None:
         )
 
 
-def batches(o: PrivateOptions, n: int, steps: int, random: np.random.Generator) -> Any:
+def batches(o: DpSgdOptions, n: int, steps: int, random: np.random.Generator) -> Any:
     """The indices of each step's batch: a Poisson sample, perhaps empty; or shuffled epochs in full batches."""
     if o.sampling == "poisson":
         return (np.flatnonzero(random.random(n) < o.batch_size / n) for _ in range(steps))
@@ -135,7 +136,7 @@ def noise(random: np.random.Generator, std: float, d: int) -> Tensor:
     return torch.from_numpy(random.standard_normal(d) * std).float()
 
 
-def check(o: PrivateOptions, examples: int, steps: int) -> None:
+def check(o: DpSgdOptions, examples: int, steps: int) -> None:
     """FedqError FQ105 if a client with so many examples cannot make so many private steps."""
     if o.batch_size > examples:
         raise FedqError(
@@ -153,6 +154,20 @@ def check(o: PrivateOptions, examples: int, steps: int) -> None:
             key="client.sampling",
             hint="leave client.sampling out; it may be shuffle where --set client.noise=0",
         )
+    check_delta(o, examples)
+    if o.epsilon is not None and o.noise is not None and o.mode == "paper":
+        raise FedqError(
+            "FQ105",
+            "in mode `paper` it depends on the model how much of the noise counts",
+            key="client.noise",
+            hint="give one of client.noise and --epsilon",
+        )
+    check_cost(o, Ledger().plus(o.noise or 0.0, o.batch_size / examples, steps))
+    multiplier(o, o.batch_size / examples, steps)
+
+
+def check_delta(o: PrivateOptions, examples: int) -> None:
+    """FedqError FQ105 if a client with so many examples could publish one of them whole."""
     if o.delta >= 1 / examples:
         raise FedqError(
             "FQ105",
@@ -161,16 +176,19 @@ def check(o: PrivateOptions, examples: int, steps: int) -> None:
             key="client.delta",
             hint=f"--delta {10 ** np.floor(np.log10(0.1 / examples)):g}",
         )
-    if o.epsilon is not None and o.noise is not None and getattr(o, "mode", "dpsgd") == "dpsgd":
-        cost = Ledger().plus(o.noise, o.batch_size / examples, steps).epsilon(o.delta)
-        if cost > o.epsilon:
-            raise FedqError(
-                "FQ105",
-                f"noise {o.noise:g} costs epsilon {cost:.4g} in {steps} steps, and {o.epsilon:g} may be spent",
-                key="client.noise",
-                hint="leave client.noise out: it is chosen for --epsilon",
-            )
-    multiplier(o, o.batch_size / examples, steps)
+
+
+def check_cost(o: PrivateOptions, all_rounds: Ledger) -> None:
+    """FedqError FQ105 if noise and epsilon are given, and all rounds with that noise cost more."""
+    if o.epsilon is None or o.noise is None:
+        return
+    if (cost := all_rounds.epsilon(o.delta)) > o.epsilon:
+        raise FedqError(
+            "FQ105",
+            f"noise {o.noise:g} costs epsilon {cost:.4g} in {all_rounds.steps} steps, and {o.epsilon:g} may be spent",
+            key="client.noise",
+            hint="leave client.noise out: it is chosen for --epsilon",
+        )
 
 
 def _groups(network: Network) -> list[Tensor]:

@@ -205,7 +205,9 @@ class Trainer:
             own = Own(len(where), taken, (round_, partition), told, before_D)
             end_D, loss, ledger = algorithm.release(network, start_D, own, beside.ledger)
             sent_KD = (end_D - start_D if self._sends == "updates" else end_D)[None]
-            return replace(_Cohort(network.unflatten(sent_KD), [loss], [len(where)], [{}]).of(0), ledger=ledger)
+            trained = _Cohort(network.unflatten(sent_KD), [loss], [len(where)], [{}]).of(0)
+            told_loss = loss if getattr(self._options, "tell_loss", False) else 0.0
+            return replace(trained, loss=told_loss, ledger=ledger)
 
     def _unless_stopped(self, batches: Batches) -> Batches:
         for batch in batches:

@@ -44,6 +44,8 @@ class Setup:
     attackers: frozenset[int] = frozenset()  # partitions; known in simulation only
     proxy: Callable[[], Proxy] = no_proxy  # the server's own examples, where options are `ProxyOptions`
     scaling: float = 1.0  # what the model multiplies products of LoRA factors by
+    delta: float = 1e-5  # at which private clients tell their epsilon
+    tell_loss: bool = False  # whether they tell their training loss; it is 0 if not
 
 
 class PackedStrategy(Strategy, ABC):
@@ -187,6 +189,10 @@ class PackedStrategy(Strategy, ABC):
     def privacy(self) -> tuple[float | None, float | None]:
         """Epsilon and delta of all rounds so far; None where nothing is promised, infinite where noise is none."""
         return None, None
+
+    def promise(self) -> str:
+        """What the server promises to whole clients, in words; empty where nothing."""
+        return ""
 
     def summary(self) -> None:
         """Nothing: the run's plan says it all."""

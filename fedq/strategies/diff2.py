@@ -51,7 +51,7 @@ class Diff2(PrivateStrategy):
         if setup.downlink.name != "float32":
             raise FedqError(
                 "FQ105",
-                f"changes are those between the weights that clients were sent, and `{setup.downlink.name}` alters them",
+                f"changes are those between weights as clients are sent them, and `{setup.downlink.name}` alters them",
                 key="downlink",
                 hint="leave --downlink out",
             )
@@ -91,11 +91,12 @@ class Diff2(PrivateStrategy):
             return None, None
         if came < len(self.asked):
             self._v = {}
-            return records.to_record(self.current), fold.metrics
+            return records.to_record(self.current), self.told_loss(fold)
         mean = fold.mean()
         self._v = {n: (self._v[n] if self._v else 0) + d for n, d in mean.items()}
         self._previous = self.current
-        return records.to_record({n: x - self.setup.lr * self._v[n] for n, x in self.current.items()}), fold.metrics
+        after = {n: x - self.setup.lr * self._v[n] for n, x in self.current.items()}
+        return records.to_record(after), self.told_loss(fold)
 
     def state(self) -> dict[str, Any]:
         """Also v, the last weights, and when v was taken anew."""

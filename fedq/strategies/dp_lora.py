@@ -61,6 +61,15 @@ class DpLora(PrivateStrategy):
                 key="strategy.user_noise",
                 hint="--set strategy.aggregation=mean or ffa",
             )
+        clients = setup.participation.population.clients
+        if options.user_noise and setup.delta >= 1 / clients:
+            raise FedqError(
+                "FQ105",
+                f"delta {setup.delta:g} is not below 1/{clients} of {clients} clients: "
+                "publishing one client's update whole would be allowed",
+                key="client.delta",
+                hint="lower --delta, or leave strategy.user_noise out",
+            )
 
     def initial(self, weights: Arrays, hidden: list[str], seed: int) -> Arrays:
         """Adapters and head; without A if that is frozen, with the layers beside if products are merged into them."""
@@ -108,7 +117,7 @@ class DpLora(PrivateStrategy):
         p = [w / sum(weights) for w in weights]
         if self.options.aggregation in ("svd", "stack"):
             mean |= self._products(kept, p, server_round)
-        return records.to_record(mean), fold.metrics
+        return records.to_record(mean), self.told_loss(fold)
 
     def _factors(self, reply: Message) -> Arrays:
         """A client's own factors."""
@@ -151,13 +160,25 @@ class DpLora(PrivateStrategy):
             n: (x + (std * random.standard_normal(x.shape)).astype(np.float32)) / count for n, x in fold.sum().items()
         }
 
+    def promise(self) -> str:
+        """See `PackedStrategy.promise`: the mechanism, the adjacency, and from whom."""
+        o = self.options
+        if not o.user_noise:
+            return ""
+        if o.user_seed is not None:
+            return "none: that noise can be drawn again (strategy.user_seed, for tests)"
+        return (
+            f"noise {o.user_noise:g} at delta {self.setup.delta:g}, epsilon as it comes (user_epsilon), for a client's "
+            "updates, replaced by zeros; from who sees the models, not from the server, which is trusted"
+        )
+
     def shown(self) -> dict[str, Any]:
         """Also the epsilon of whole clients, with no amplification: who comes follows from a seed that is no secret."""
         o = self.options
         if not o.user_noise:
             return super().shown()
         times = max(self._joined.values(), default=0)
-        hides = None if o.user_seed is not None else gaussian(o.user_noise, times, self._delta) if times else 0.0
+        hides = None if o.user_seed is not None else gaussian(o.user_noise, times, self.setup.delta) if times else 0.0
         return {**super().shown(), "user_epsilon": hides}
 
     def state(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What strategies of private clients share: the server hears each client's epsilon, and the run's is the largest.
 
 Clients add noise to what they send, so the server needs no trust; what they tell of their ledgers is a function of
-public numbers (steps, batch size, how many examples). Their training loss and number of examples are sent as they are:
-epsilon does not cover them.
+public numbers (steps, batch size, how many examples). Their number of examples is sent as it is, and their training
+loss if it is asked for: epsilon does not cover them.
 """
 
 from abc import ABC
@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from math import inf, isnan
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedq.errors import FedqError
-from fedq.strategies.base import PackedStrategy, Setup
+from fedq.strategies.base import Fold, PackedStrategy, Setup
 
 
 class PrivateStrategy(PackedStrategy, ABC):
@@ -69,6 +69,10 @@ class PrivateStrategy(PackedStrategy, ABC):
             )
         if k in self._lost:
             raise FedqError("FQ302", "its privacy ledger was lost in an earlier round")
+
+    def told_loss(self, fold: Fold) -> MetricRecord | None:
+        """The clients' training loss, if they tell it."""
+        return fold.metrics if self.setup.tell_loss else None
 
     def privacy(self) -> tuple[float | None, float | None]:
         """The largest epsilon of a client and its delta; None for both before anybody came."""
