@@ -1,0 +1,1 @@
+"""Contenders that run in environments of their own, without fedq."""
