@@ -105,7 +105,7 @@ def test_a_run_keeps_its_promise() -> None:
     assert grown[-1] <= 6.0 * (1 + 1e-9)
 
 
-def test_a_missing_client_makes_a_restart() -> None:
+def test_a_missing_client_makes_a_restart(caplog: pytest.LogCaptureFixture) -> None:
     """The model waits in that round, and the next message brings no weights to compare with."""
     s = simulation(**{"client.noise": 0.0})
     from flwr.app import ConfigRecord
@@ -119,6 +119,7 @@ def test_a_missing_client_makes_a_restart() -> None:
     assert "previous" in asked[0].content
     second, _ = server.aggregate_train(2, iter(list(grid.send_and_receive(asked))[:3]))
     assert second is not None
+    assert "round 3 is a restart that the noise was not chosen for" in caplog.text
     assert {n: a.data for n, a in second.items()} == {n: a.data for n, a in first.items()}
     assert "previous" not in next(iter(server.configure_train(3, second, ConfigRecord(), grid))).content
 

@@ -246,13 +246,24 @@ def test_a_run_from_end_to_end(texts: Path, tmp_path: Path) -> None:
     assert "4" in run.about["privacy"]
 
 
-@pytest.mark.parametrize("codec", ["float16", "qsgd8", "qsgd4", "ternary"])
-def test_private_updates_behind_every_codec(texts: Path, codec: str) -> None:
-    """Packing comes after the noise: the same epsilon for fewer bytes."""
+@pytest.mark.parametrize(("codec", "bits"), [("float16", 16), ("qsgd8", 8), ("qsgd4", 4), ("ternary", 2)])
+def test_private_updates_behind_every_codec(texts: Path, codec: str, bits: int) -> None:
+    """Packing comes after the noise: the same epsilon for as many bits a weight as the codec has, and a scale each."""
     plain, packed = (build(config(texts, rounds=1, codec=c)) for c in ("float32", codec))
     (a,), (b,) = (list(s.rounds(s.initial, 1, 1)) for s in (plain, packed))
-    assert b.up_bytes < 0.51 * a.up_bytes
+    scales = 0 if codec == "float16" else 4 + 1  # bytes of a tensor's scale, and of its last bits
+    least = bits / 32 * a.up_bytes
+    assert least <= b.up_bytes <= least + 3 * scales * len(packed.initial)
     assert b.epsilon == a.epsilon
+
+
+def test_frozen_factors_do_not_travel(texts: Path) -> None:
+    """`ffa`: what comes up is B and the head of each client, in bytes counted of its replies."""
+    whole, frozen = (build(config(texts, rounds=1, **{"strategy.aggregation": a})) for a in ("mean", "ffa"))
+    (a,), (b,) = (list(s.rounds(s.initial, 1, 1)) for s in (whole, frozen))
+    in_A = sum(x.size for n, x in whole.initial.items() if ".lora_A." in n)
+    assert in_A == 2 * 2 * 8 * 32
+    assert a.up_bytes - b.up_bytes == 3 * 4 * in_A
 
 
 def test_whole_clients_can_be_hidden_too(texts: Path) -> None:

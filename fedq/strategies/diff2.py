@@ -5,6 +5,7 @@ changes, whose noise shrinks with the steps. Then x <- x - lr v. The sum telesco
 every round: where one is missing, the model waits and the next round is a restart.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, final
 
@@ -19,6 +20,8 @@ from fedq.options import Options
 from fedq.participation.uniform import Full
 from fedq.strategies.base import Setup, examples
 from fedq.strategies.private import PrivateStrategy
+
+log = logging.getLogger("fedq")
 
 
 @final
@@ -91,6 +94,11 @@ class Diff2(PrivateStrategy):
             return None, None
         if came < len(self.asked):
             self._v = {}
+            log.warning(
+                "a client is missing: round %d is a restart that the noise was not chosen for, so the budget may end "
+                "before the run; a larger --epsilon, or another run, has room",
+                server_round + 1,
+            )
             return records.to_record(self.current), self.told_loss(fold)
         mean = fold.mean()
         self._v = {n: (self._v[n] if self._v else 0) + d for n, d in mean.items()}
