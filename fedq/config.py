@@ -109,8 +109,11 @@ class RunConfig:
         given = named(flatten({k.replace("__", "."): v for k, v in changes.items()}))
         now = flatten(self.as_dict())
         gone = replaced(now, given, also_chosen=True)
-        if self.top.data.partition.startswith("by:") and "clients" not in self.origins:
+        partition = given.get("data.partition", self.top.data.partition)
+        if str(partition).startswith("by:") and "clients" not in self.origins:
             gone.add("clients")  # the data say how many
+        if given.get("data.dir") and now["data.name"] == "digits":
+            gone.add("data.name")  # the folder's, as in a config of its own
         return make_config({**{k: v for k, v in now.items() if k not in gone}, **given})
 
 

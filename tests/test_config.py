@@ -58,6 +58,16 @@ def test_with_changes_keys_and_keeps_the_rest() -> None:
     assert (fedavg.client.name, fedavg.top.codec, fedavg.top.seed) == ("sgd", "float32", 4)
 
 
+def test_a_folder_shared_by_a_column_names_the_data_and_its_clients() -> None:
+    """As `simulate(data__dir=...)` gives them: defaults are no wish for digits or twenty clients."""
+    given = {"data.dir": "notes", "data.partition": "by:site"}
+    config = make_config().with_(**{k.replace(".", "__"): v for k, v in given.items()})
+    assert config == make_config(given)
+    assert config.top.data.name == "notes"
+    assert "clients" not in config.origins
+    assert make_config(clients=4).with_(data__partition="by:site").origins["clients"].value == 4
+
+
 @pytest.mark.parametrize("new", STRATEGIES)
 @pytest.mark.parametrize("old", ["terngrad", "fedvote", "signsgd"])
 def test_a_new_strategy_takes_nothing_from_the_old_one(old: str, new: str) -> None:
