@@ -18,12 +18,10 @@ SETTINGS: dict[str, Any] = {
     "clients": 8, "rounds": 4, "client.local_steps": 5, "model.hidden": [32], "data.partition": "dirichlet:1.0",
 }  # fmt: skip
 
-SEEDED = {  # private noise that repeats, for tests
-    "model.name": "mlp", "model.norm": "none", "client.noise": 1.0, "client.noise_seed": 0, "client.lr": 0.5,
-}  # fmt: skip
-CHANGES = {
-    "client.noise": 1.0, "client.noise_seed": 0, "client.lr": 0.5, "client.local_steps": 1, "strategy.every": 2,
-}  # fmt: skip
+# noise that repeats
+PRIVATE = {"client.noise": 1.0, "client.noise_seed": 0, "client.lr": 0.5, "client.tell_loss": True}
+SEEDED = {**PRIVATE, "model.name": "mlp", "model.norm": "none"}
+CHANGES = {**PRIVATE, "client.local_steps": 1, "strategy.every": 2}
 MORE: dict[str, dict[str, Any]] = {"bulyan": {"clients": 4}, "dp_lora": SEEDED, "diff2": CHANGES}
 
 
