@@ -7,7 +7,7 @@ from typing import final
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedq._flower import Run
+from fedq.passing import PassingGrid
 
 
 def payload_bytes(content: RecordDict) -> int:
@@ -45,14 +45,15 @@ class Ledger:
 
 
 @final
-class MeteredGrid(Grid):
+class MeteredGrid(PassingGrid):
     """Any grid, with every message entered in a ledger as it passes.
 
     `wire` tells the bytes up and down that the transport has counted so far, where there is one that counts.
     """
 
     def __init__(self, grid: Grid, ledger: Ledger, wire: Callable[[], tuple[int, int] | None] = lambda: None) -> None:
-        self._grid, self.ledger, self._wire = grid, ledger, wire
+        super().__init__(grid)
+        self.ledger, self._wire = ledger, wire
         self._before: tuple[int, int] | None = None
 
     def begin(self) -> None:
@@ -64,30 +65,6 @@ class MeteredGrid(Grid):
         """Bytes up and down on the wire since `begin`."""
         now = self._wire() if self._before else None
         return (now[0] - self._before[0], now[1] - self._before[1]) if now and self._before else (None, None)
-
-    @property
-    def run(self) -> Run:
-        """The inner grid's run."""
-        return self._grid.run
-
-    def set_run(self, run: Run) -> None:
-        """Set the inner grid's run."""
-        self._grid.set_run(run)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """The inner grid's nodes."""
-        return self._grid.get_node_ids()
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message of the inner grid."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Push and count."""

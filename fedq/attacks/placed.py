@@ -18,6 +18,7 @@ from fedq.errors import FedqError
 from fedq.kernels import records
 from fedq.kernels.records import Arrays
 from fedq.messages import arrays, partition_of, round_of
+from fedq.passing import PassingGrid
 from fedq.rng import rng
 from fedq.strategies.base import arrays_of, nodes, train_loss
 
@@ -66,7 +67,7 @@ def _mod(attack: OwnAttack, partitions: frozenset[int], wire: Wire) -> Mod:
 
 
 @final
-class AttackedGrid(Grid):
+class AttackedGrid(PassingGrid):
     """Any simulation grid, with the train replies of some partitions forged from those of all others.
 
     Attackers are sent what all clients are sent, and train as they do: what they hold between rounds is true, and only
@@ -74,25 +75,8 @@ class AttackedGrid(Grid):
     """
 
     def __init__(self, grid: Grid, attack: OmniscientAttack, partitions: frozenset[int], wire: Wire) -> None:
-        self._grid, self._attack, self._partitions, self._wire = grid, attack, partitions, wire
-
-    @property
-    def run(self):  # type: ignore[no-untyped-def] # noqa: D102 - Flower's Run is private
-        return self._grid.run
-
-    def set_run(self, run) -> None:  # type: ignore[no-untyped-def]
-        """Set the inner grid's run."""
-        self._grid.set_run(run)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """The inner grid's nodes."""
-        return self._grid.get_node_ids()
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """A message of the inner grid."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+        super().__init__(grid)
+        self._attack, self._partitions, self._wire = attack, partitions, wire
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Not offered: attackers need the replies of one whole exchange."""
@@ -109,8 +93,8 @@ class AttackedGrid(Grid):
         bad = [m for m in asked if m.metadata.message_type == "train" and place(_node(m)) in self._partitions]
         own = {_node(m): replies.pop(_node(m)) for m in bad}
         honest = [r for r in replies.values() if r.has_content()]
-        forged = {_node(m): r for m, r in zip(bad, self._forged(bad, honest, place), strict=True)} if honest else own
-        yield from ((replies | forged)[_node(m)] for m in asked)
+        replies |= {_node(m): r for m, r in zip(bad, self._forged(bad, honest, place), strict=True)} if honest else own
+        yield from (replies[_node(m)] for m in asked)
 
     def _forged(
         self, bad: Sequence[Message], honest: Sequence[Message], place: Callable[[int], int]

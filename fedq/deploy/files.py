@@ -41,7 +41,7 @@ def init(
         site.mkdir(mode=0o700)
         keys.make_node(site, name)
         shutil.copy(folder / "ca.crt", site / "ca.crt")
-        Site(site, name, k, clients, host, port, (runtime_port or RUNTIME_PORT) + k).write()
+        Site(site, host, port, name, k, clients, (runtime_port or RUNTIME_PORT) + k).write()
         _script(site / "start.sh", ["fedq", "deploy", "client", "--dir"])
     return made
 

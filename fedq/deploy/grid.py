@@ -17,10 +17,11 @@ import httpx
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedq._flower import NODE_UNAVAILABLE, Run
+from fedq._flower import NODE_UNAVAILABLE
 from fedq.deploy.bundle import bundled, unbundled
 from fedq.errors import FedqError
 from fedq.grids.crew import TIMED_OUT
+from fedq.passing import PassingGrid
 
 log = logging.getLogger("fedq")
 
@@ -49,7 +50,7 @@ class _Asked:
 
 
 @final
-class DeployedGrid(Grid):
+class DeployedGrid(PassingGrid):
     """`grid`, with partition k at node `get_node_ids()[k]`; `hello` is told to every site before anything else.
 
     `names` are the sites in the order of their partitions, None where Flower gives nodes no names (its simulation):
@@ -67,20 +68,12 @@ class DeployedGrid(Grid):
         *,
         timeout: float = 600.0,
     ) -> None:
-        self._grid, self._clients, self._names, self._timeout = grid, clients, names, timeout
+        super().__init__(grid)
+        self._clients, self._names, self._timeout = clients, names, timeout
         self._hello = ConfigRecord(dict(hello))
         self._node: dict[int, int] = {}  # partition -> node id
         self._greeted: dict[int, str] = {}  # node id -> the activation in which it was greeted
         self.sites: dict[int, ConfigRecord] = {}  # partition -> what its site answered
-
-    @property
-    def run(self) -> Run:
-        """The inner grid's run."""
-        return self._grid.run
-
-    def set_run(self, run: Run) -> None:
-        """Set the inner grid's run."""
-        self._grid.set_run(run)
 
     def get_node_ids(self) -> Sequence[int]:
         """Node ids in the order of partitions; k + 1 for a site that was never seen."""
@@ -91,14 +84,6 @@ class DeployedGrid(Grid):
     ) -> Message:
         """A message of this run."""
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """The inner grid's."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The inner grid's."""
-        return self._grid.pull_messages(message_ids)
 
     def state(self) -> dict[str, Any]:
         """Nothing: sites keep what is theirs."""

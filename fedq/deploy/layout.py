@@ -22,14 +22,30 @@ from fedq.errors import FedqError
 CONNECTION = "lab"  # the name of the SuperLink in Flower's own configuration
 
 
-@final
 @dataclass(frozen=True)
-class Deployment:
-    """deploy.toml, and the folder it stands in."""
+class _Place:
+    """A folder of one half of a deployment, and where its server is reached."""
 
     folder: Path
     host: str
     port: int
+
+    @property
+    def address(self) -> str:
+        """host:port of the server."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def home(self) -> Path:
+        """Flower's own home."""
+        return self.folder / ".flwr"
+
+
+@final
+@dataclass(frozen=True)
+class Deployment(_Place):
+    """deploy.toml, and the folder it stands in."""
+
     sites: tuple[str, ...]
 
     @classmethod
@@ -43,16 +59,6 @@ class Deployment:
         """Write deploy.toml."""
         _write(self.folder / "deploy.toml", asdict(self))
 
-    @property
-    def address(self) -> str:
-        """host:port."""
-        return _address(self.host, self.port)
-
-    @property
-    def home(self) -> Path:
-        """Flower's own home."""
-        return self.folder / ".flwr"
-
     def site(self, name: str) -> Path:
         """A site's folder, as `init` made it."""
         return self.folder / name
@@ -60,15 +66,12 @@ class Deployment:
 
 @final
 @dataclass(frozen=True)
-class Site:
+class Site(_Place):
     """site.toml, and the folder it stands in."""
 
-    folder: Path
     name: str
     partition: int
     partitions: int
-    host: str
-    port: int
     runtime_port: int
     data_dir: str = ""
 
@@ -82,16 +85,6 @@ class Site:
     def write(self) -> None:
         """Write site.toml."""
         _write(self.folder / "site.toml", asdict(self))
-
-    @property
-    def address(self) -> str:
-        """host:port of the server."""
-        return _address(self.host, self.port)
-
-    @property
-    def home(self) -> Path:
-        """Flower's own home."""
-        return self.folder / ".flwr"
 
 
 def _read(file: Path, what: str, hint: str) -> dict[str, Any]:
@@ -120,7 +113,3 @@ def _write(file: Path, values: dict[str, Any]) -> None:
 
     del values["folder"]
     file.write_text(tomli_w.dumps(values), encoding="utf-8")
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
