@@ -147,6 +147,12 @@ def build(config: RunConfig, site: tuple[int, Dataset] | None = None) -> Simulat
     return Simulation(config, data, server, initial, drawn, parts.trainer, clients, grid, warned, parts.crew)
 
 
+def share(config: RunConfig, partition: int) -> Examples:
+    """The examples of the run's data that are a partition's, where the data are on this machine."""
+    ground = _Ground(config)
+    return ground.data[0].train.take(ground.held[partition])
+
+
 @dataclass(frozen=True)
 class _Parts:
     """What plays clients, and what it follows from."""

@@ -48,12 +48,20 @@ class Ledger:
 class MeteredGrid(PassingGrid):
     """Any grid, with every message entered in a ledger as it passes.
 
-    `wire` tells the bytes up and down that the transport has counted so far, where there is one that counts.
+    `wire` tells the bytes up and down that the transport has counted so far, where there is one that counts. A grid
+    that may send a message twice, or not at all, enters by itself what it sends: `enters_sent`.
     """
 
-    def __init__(self, grid: Grid, ledger: Ledger, wire: Callable[[], tuple[int, int] | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        ledger: Ledger,
+        wire: Callable[[], tuple[int, int] | None] = lambda: None,
+        *,
+        enters_sent: bool = False,
+    ) -> None:
         super().__init__(grid)
-        self.ledger, self._wire = ledger, wire
+        self.ledger, self._wire, self._enters_sent = ledger, wire, enters_sent
         self._before: tuple[int, int] | None = None
 
     def begin(self) -> None:
@@ -80,7 +88,8 @@ class MeteredGrid(PassingGrid):
 
     def _outgoing(self, messages: Iterable[Message]) -> Iterator[Message]:
         for message in messages:
-            self.ledger.sent(message)
+            if not self._enters_sent:
+                self.ledger.sent(message)
             yield message
 
     def _incoming(self, replies: Iterable[Message]) -> Generator[Message]:

@@ -47,6 +47,25 @@ def fedq(
     return run
 
 
+WORDS = {"fever": "cough heat ache chill", "bone": "joint knee break cast", "eye": "sight lens blur glare"}
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Labelled texts of three sites as a CSV file."""
+    from fedq.rng import rng
+
+    random, folder = rng(0, "texts"), tmp_path / "texts"
+    folder.mkdir()
+    rows = ["site,topic,body"]
+    for i in range(240):
+        topic = list(WORDS)[i % 3]
+        body = " ".join(random.choice([*WORDS[topic].split(), "the", "a", "of"], 6))
+        rows.append(f"site{i // 100},{topic},{body} {i}")
+    (folder / "all.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
 TINY = ("--clients", "4", "--rounds", "2", "--local-steps", "2", "--batch-size", "8", "--set", "model.hidden=[16]")
 
 

@@ -18,22 +18,6 @@ from fedq.rng import rng
 from fedq.simulation import simulate
 from fedq.strategies.factors import fitted, layer, pairs, stacked
 
-WORDS = {"fever": "cough heat ache chill", "bone": "joint knee break cast", "eye": "sight lens blur glare"}
-
-
-@pytest.fixture
-def texts(tmp_path: Path) -> Path:
-    """Labelled texts of three sites as a CSV file."""
-    random, folder = rng(0, "texts"), tmp_path / "texts"
-    folder.mkdir()
-    rows = ["site,topic,body"]
-    for i in range(240):
-        topic = list(WORDS)[i % 3]
-        body = " ".join(random.choice([*WORDS[topic].split(), "the", "a", "of"], 6))
-        rows.append(f"site{i // 100},{topic},{body} {i}")
-    (folder / "all.csv").write_text("\n".join(rows) + "\n")
-    return folder
-
 
 def config(folder: Path, **settings: Any) -> Any:
     small = {

@@ -43,6 +43,7 @@ class Dataset:
     source: tuple[Examples, ...] = ()  # what both were taken from, if that is not themselves
     white: int = 255  # the byte of full brightness
     scale_by: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None  # another data set's moments
+    labels: tuple[str, ...] = ()  # what the data call the classes, in their order, if they have names
 
     def __post_init__(self) -> None:
         if not (len(self.train) and len(self.test)):

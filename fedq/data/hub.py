@@ -4,7 +4,9 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -28,10 +30,10 @@ def load(name: str, path: str, folder: str, *, holdout: float, seed: int, by: st
     """
     train, test = split(name, read(path, folder))
     image, label, classes = _columns(name, train)
-    examples = _decode(name, train, image, label, by)
+    examples, labels = _decode(name, train, image, label, by), tuple(getattr(train.features[label], "names", ()))
     if test is None:
-        return hold_out(name, examples, classes, share=holdout, seed=seed)
-    return Dataset(name, examples, _decode(name, test, image, label, ""), classes)
+        return replace(hold_out(name, examples, classes, share=holdout, seed=seed), labels=labels)
+    return Dataset(name, examples, _decode(name, test, image, label, ""), classes, labels=labels)
 
 
 mnist = partial(load, "mnist", "ylecun/mnist")
@@ -75,6 +77,20 @@ def _reachable() -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def no_copies() -> Iterator[None]:
+    """Within it, a folder that is read leaves no copy of its data in the user's cache."""
+    import datasets
+
+    before = datasets.config.HF_DATASETS_CACHE
+    with TemporaryDirectory(prefix="fedq-") as folder:
+        datasets.config.HF_DATASETS_CACHE = folder
+        try:
+            yield
+        finally:
+            datasets.config.HF_DATASETS_CACHE = before
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Labelled texts: of the Hugging Face hub, or a local folder of CSV, JSON or parquet files."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -35,9 +35,10 @@ def load(name: str, path: str, folder: str, text: str, label: str, by: str, *, h
         x[:] = texts
         return Examples(x, np.array([classes[y] for y in labels], np.int64), hub.groups(name, split, by))
 
+    labels = tuple(map(str, classes))
     if test is None:
-        return hold_out(name, made(train), len(classes), share=holdout, seed=seed)
-    return Dataset(name, made(train), made(test), len(classes))
+        return replace(hold_out(name, made(train), len(classes), share=holdout, seed=seed), labels=labels)
+    return Dataset(name, made(train), made(test), len(classes), labels=labels)
 
 
 @final

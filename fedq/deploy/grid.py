@@ -6,7 +6,7 @@ what it was asked before died with it; and what is missing after `timeout` secon
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Thread
@@ -54,7 +54,8 @@ class DeployedGrid(PassingGrid):
     """`grid`, with partition k at node `get_node_ids()[k]`; `hello` is told to every site before anything else.
 
     `names` are the sites in the order of their partitions, None where Flower gives nodes no names (its simulation):
-    then nodes are taken by the partitions that they say themselves. `sites` has what each site answered.
+    then nodes are taken by the partitions that they say themselves. `sites` has what each site answered. `sent` is told
+    every message that is really pushed: none to a site that is away, two to one that is asked again.
     """
 
     cohort = 1
@@ -67,9 +68,10 @@ class DeployedGrid(PassingGrid):
         hello: Mapping[str, Any],
         *,
         timeout: float = 600.0,
+        sent: Callable[[Message], None] = lambda message: None,
     ) -> None:
         super().__init__(grid)
-        self._clients, self._names, self._timeout = clients, names, timeout
+        self._clients, self._names, self._timeout, self._sent = clients, names, timeout, sent
         self._hello = ConfigRecord(dict(hello))
         self._node: dict[int, int] = {}  # partition -> node id
         self._greeted: dict[int, str] = {}  # node id -> the activation in which it was greeted
@@ -205,7 +207,9 @@ class DeployedGrid(PassingGrid):
             ids = self._grid.push_messages(sent)
         for one, id_ in zip(there, ids, strict=True):
             one.activated = online[one.message.metadata.dst_node_id]
-            one.ids += [id_] if id_ else []
+            if id_:
+                one.ids.append(id_)
+                self._sent(one.message)
 
     def _ask_again(self, missing: Sequence[_Asked], online: Mapping[int, str], seconds: float) -> None:
         """Send once more what a site was asked before it was (re)started, or while it was away."""

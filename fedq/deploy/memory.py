@@ -1,19 +1,22 @@
 """What a client remembers between messages, in its site's folder: written whole or not at all, one file a message.
 
     site-0/state/RUN/told.json             what the server said of the run
-    site-0/state/RUN/x.npy y.npy           the client's examples, ready to train on
+    site-0/state/RUN/x.npy y.npy           the client's examples, ready to train on; texts in x.json
     site-0/state/RUN/000007.1.train.bin    Context.state after the train message of round 7
     site-0/state/RUN.ledger.json           what a private client has released, which no replay takes back
+    site-0/state/lock                      held by the process that plays a message
 
 A message finds the state after the last one before it, in the order of rounds and of what happens in a round. Files
 after it belong to a past that is being played again, and are dropped. The ledger alone goes on from where it was: what
 has left the site stays known, whatever round the server says it is. It outlives the run's folder.
 """
 
+import fcntl
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +24,7 @@ from typing import Any, Self, final
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, RecordDict
+from numpy.typing import NDArray
 
 from fedq._flower import from_bytes, to_bytes
 from fedq.data import Examples
@@ -46,6 +50,14 @@ class Memory:
         run = re.sub(r"[^\w.-]", "_", str(context.run_config["fedq-id"])) or str(context.run_id)
         return cls(Path(site) / "state" / run)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One process of the site at a time: what a killed client left running releases first, or not at all."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self.folder.parent / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def before(self, round_: int, kind: str) -> RecordDict:
         """The state before a message, with all that was ever released; nothing in a client's first round."""
         files = [file for place, file in self._files() if place < (round_, ORDER[kind])]
@@ -69,10 +81,11 @@ class Memory:
 
     def note(self, told: Mapping[str, Any], own: Examples) -> None:
         """Keep what the server said of the run, and the client's examples; runs long gone are forgotten."""
-        for name, array in (("x.npy", own.x), ("y.npy", own.y)):
-            content = BytesIO()
-            np.save(content, array)
-            self._write(name, content.getvalue())
+        if own.x.dtype == object:  # texts
+            self._write("x.json", json.dumps(list(own.x)).encode())
+        else:
+            self._write("x.npy", _npy(own.x))
+        self._write("y.npy", _npy(own.y))
         self._write("told.json", json.dumps(dict(told)).encode())
         runs = sorted((f for f in self.folder.parent.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
         for old in runs[:-KEPT_RUNS]:
@@ -84,7 +97,11 @@ class Memory:
         """What `note` kept. FedqError FQ207 if the server never said hello to this site."""
         try:
             told: dict[str, Any] = json.loads((self.folder / "told.json").read_text())
-            x, y = (np.load(self.folder / name, mmap_mode="r") for name in ("x.npy", "y.npy"))
+            y = np.load(self.folder / "y.npy", mmap_mode="r")
+            if "columns" in told:
+                x = np.array(json.loads((self.folder / "x.json").read_text()), object)
+            else:
+                x = np.load(self.folder / "x.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
             raise FedqError("FQ207", f"this site was told nothing of the run: {error}") from error
         return told, Examples(x, y)
@@ -114,3 +131,9 @@ class Memory:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / name)
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    content = BytesIO()
+    np.save(content, array)
+    return content.getvalue()

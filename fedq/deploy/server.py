@@ -14,6 +14,7 @@ from fedq.attacks import parse as parse_attack
 from fedq.attacks.base import OmniscientAttack
 from fedq.build import Simulation
 from fedq.config import RunConfig, make_config
+from fedq.data.site import told_of
 from fedq.deploy.grid import DeployedGrid, SuperLinkGone
 from fedq.errors import FedqError
 from fedq.ledger import Ledger, MeteredGrid
@@ -54,18 +55,11 @@ def _main(grid: Grid, context: Context) -> None:
 def deployed(simulation: Simulation, grid: Grid, names: tuple[str, ...] | None, *, timeout: float) -> Simulation:
     """The same parts, with clients behind Flower's Grid instead of in this process."""
     check(simulation.config)
-    data, version_ = simulation.data, version("fedq")
-    hello = {
-        "clients": simulation.config.top.clients,
-        "shape": list(data.shape),
-        "classes": data.classes,
-        "white": data.white,
-        "mean": data.moments[0].tolist(),
-        "std": data.moments[1].tolist(),
-        "fedq": version_,
-    }
-    clients = DeployedGrid(grid, simulation.config.top.clients, names, hello, timeout=timeout)
-    metered = MeteredGrid(clients, Ledger(), lambda: traffic(grid))
+    top, ledger = simulation.config.top, Ledger()
+    columns = (top.data.text_column or "", top.data.label_column or "")
+    hello = {"clients": top.clients, "fedq": version("fedq"), **told_of(simulation.data, columns)}
+    clients = DeployedGrid(grid, top.clients, names, hello, timeout=timeout, sent=ledger.sent)
+    metered = MeteredGrid(clients, ledger, lambda: traffic(grid), enters_sent=True)
     return replace(simulation, clients=clients, grid=metered)
 
 

@@ -8,6 +8,7 @@ it was, and a server that goes back to a checkpoint finds clients as they were t
 import logging
 import sys
 import tomllib
+from contextlib import nullcontext
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -16,11 +17,8 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedq._flower import with_content
-from fedq.build import Simulation, build, one_torch_thread
+from fedq.build import Simulation, build, one_torch_thread, share
 from fedq.config import RunConfig, make_config
-from fedq.data import Examples, load
-from fedq.data.population import shares
-from fedq.data.proxy import hold_proxy
 from fedq.data.site import read_own, site_dataset
 from fedq.deploy.bundle import bundled, unbundled
 from fedq.deploy.memory import Memory
@@ -28,7 +26,6 @@ from fedq.errors import FedqError
 from fedq.grids.crew import CLIENT_RAISED
 from fedq.kernels import active
 from fedq.messages import config, partition_of, round_of
-from fedq.strategies.proxy import ProxyOptions
 
 log = logging.getLogger("fedq.site")
 
@@ -83,7 +80,7 @@ def _hello(message: Message, context: Context) -> Message:
     if clients != told["clients"]:
         raise FedqError("FQ207", f"the run is for {told['clients']!s} sites, and this is one of {clients}")
     if memory:
-        own = read_own(folder, told) if folder else _own_share(context)
+        own = read_own(folder, told) if folder else share(_config(context), k)
         memory.note(told, own)
     answer: dict[str, Any] = {
         "partition": k,
@@ -100,13 +97,14 @@ def _hello(message: Message, context: Context) -> Message:
 def _played(message: Message, context: Context) -> Message:
     memory = Memory.of(context)
     parts, place = _parts(context), (round_of(message), message.metadata.message_type)
-    if memory:
-        context.state = memory.before(*place)
-    with parts.as_in_cohort(message, partition_of(context)):
-        reply = parts.app(message, context)
-    if memory:
-        memory.keep(*place, context.state)
-        context.state = RecordDict()  # it is in the site's folder: no need to carry it through Flower
+    with memory.alone() if memory else nullcontext():
+        if memory:
+            context.state = memory.before(*place)
+        with parts.as_in_cohort(message, partition_of(context)):
+            reply = parts.app(message, context)
+        if memory:
+            memory.keep(*place, context.state)
+            context.state = RecordDict()  # it is in the site's folder: no need to carry it through Flower
     return reply
 
 
@@ -122,19 +120,6 @@ def _parts(context: Context) -> Simulation:
 @cache
 def _simulated(text: str) -> Simulation:
     return build(make_config(tomllib.loads(text)))
-
-
-def _own_share(context: Context) -> Examples:
-    """The examples of the run's data that are this site's partition."""
-    run = _config(context)
-    top = run.top
-    if top.data.text_column:
-        raise FedqError("FQ105", "sites cannot hold texts yet", key="data.text_column", hint="fedq simulate can")
-    data = load(top.data.name, top.data.dir, holdout=top.data.holdout, seed=top.seed)
-    if isinstance(run.strategy.options, ProxyOptions):
-        data, _ = hold_proxy(data, run.strategy.options.proxy, run.strategy.options.proxy_per_class, top.seed)
-    held = shares(data.train.y, top.data.partition, top.clients, top.seed, top.data.per_client)
-    return data.train.take(held[partition_of(context)])
 
 
 def _config(context: Context) -> RunConfig:

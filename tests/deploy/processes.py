@@ -84,8 +84,12 @@ class Cluster:
             time.sleep(0.2)
         raise AssertionError("the server did not start")
 
-    def start_site(self, k: int) -> None:
-        self.start(f"site-{k}", "deploy", "client", "--dir", f"deploy/site-{k}")
+    def start_site(self, k: int, *words: object) -> None:
+        self.start(f"site-{k}", "deploy", "client", "--dir", f"deploy/site-{k}", *words)
+
+    def stop_site(self, k: int) -> None:
+        self.fedq("deploy", "stop", "--dir", f"deploy/site-{k}")
+        self.processes.pop(f"site-{k}").wait(30)
 
     def start_all(self, *sites: int) -> None:
         self.start_server()
@@ -118,11 +122,11 @@ class Cluster:
                     found.append(int(entry.name))
         return found
 
-    def run_dir(self, seconds: float = 300) -> Path:
+    def run_dir(self, out: str = "runs", seconds: float = 300) -> Path:
         """The directory of the run that was begun last."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            runs = sorted((self.folder / "runs").glob("*/run.json"), key=lambda f: f.stat().st_ctime)
+            runs = sorted((self.folder / out).glob("*/run.json"), key=lambda f: f.stat().st_ctime)
             if runs:
                 return runs[-1].parent
             time.sleep(0.1)

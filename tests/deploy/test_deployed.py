@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -19,9 +20,10 @@ from fedq.deploy import keys
 from fedq.deploy.bundle import bundled, unbundled
 from fedq.deploy.lines import environment
 from fedq.kernels import active
+from fedq.privacy.ledger import Ledger
 from tests.deploy.bare_node import BareNode, connected
 from tests.deploy.processes import Cluster, lines
-from tests.deploy.test_sites import model, play, simulated
+from tests.deploy.test_sites import TEXTS, model, play, simulated
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -192,6 +194,68 @@ def test_faults(tmp_path: Path) -> None:
     _, expected = play(config, tmp_path / "expected", hostile=_rejected)
     assert [line["accuracy"] for line in found] == [r.accuracy for r in expected]
     assert json.loads((run / "run.json").read_text())["weights_sha256"] == model(config, expected)
+
+
+def images(folder: Path, side: int, *labels: str) -> Path:
+    """Some grey images of every label, in the hub's layout."""
+    from PIL import Image
+
+    for label in labels:
+        (folder / "train" / label).mkdir(parents=True)
+        for k in range(4):
+            Image.fromarray(np.full((side, side), 250 + k, np.uint8)).save(folder / "train" / label / f"{k}.png")
+    return folder
+
+
+def test_private_clients_with_data_of_their_own(texts: Path, tmp_path: Path) -> None:
+    """Data that are not the run's are refused in words on both sides; a ledger outlives a client that is killed."""
+    (site, *_), own = (texts / "all.csv").read_text().splitlines(keepends=True), list[Path]()
+    for k in range(3):
+        own.append(tmp_path / f"own-{k}")
+        own[k].mkdir()
+        rows = [row for row in (texts / "all.csv").read_text().splitlines(keepends=True) if row[4] == f"{k}"]
+        (own[k] / "mine.csv").write_text("".join([site, *rows]))
+    wrong = [own[0], images(tmp_path / "large", 12, "cat", "dog"), images(tmp_path / "cow", 8, "cat", "cow")]
+    pets = {**SMALL, "strategy": "fedavg", "data.dir": str(images(tmp_path / "pets", 8, "cat", "dog"))}
+    said = [
+        "has no column of images",
+        "the site's images are [1, 12, 12] up to 255, the run's [1, 8, 8] up to 255",
+        "the site has label `cow`, and the run's are cat, dog",
+    ]
+    with Cluster(tmp_path, 3) as cluster:
+        cluster.start_server()
+        cluster.fedq("deploy", "register")
+        for k in range(3):
+            cluster.start_site(k, "--data-dir", wrong[k])
+        done = cluster.fedq("deploy", "run", write(tmp_path, {**pets, "client.batch_size": 4}), check=False)
+        assert done.returncode == 4
+        assert "3 of 3 sites cannot take part" in done.stderr
+        for k, words in enumerate(said):
+            assert words in done.stderr
+            assert words in (tmp_path / f"site-{k}.log").read_text()
+        for k in (1, 2):
+            cluster.stop_site(k)
+            cluster.start_site(k, "--data-dir", own[k])
+        made = {**TEXTS, "data.dir": str(texts), "rounds": 2, "seed": 3}
+        cluster.start("run", "deploy", "run", write(tmp_path, made), "--out", "private", "--timeout", "300", "--json")
+        run = cluster.run_dir("private")
+        cluster.wait_for(run, 1)
+        cluster.kill("site-0")
+        cluster.start_site(0)
+        assert cluster.processes["run"].wait(900) == 0
+        found, log = lines(run), (run / "log.txt").read_text()
+        spent = [
+            json.loads(next(cluster.folder.glob(f"deploy/site-{k}/state/*.ledger.json")).read_text()) for k in range(3)
+        ]
+    assert [(line["clients"], line["rejected"], line["failed"]) for line in found] == [(3, 0, 0)] * 2
+    assert "asked again after a restart: site-0" in log
+    steps = [ledger["steps"][0] // 3 for ledger in spent]
+    assert steps[0] in (2, 3)  # what it was asked when it was killed left the site twice, or never
+    assert steps[1:] == [2, 2]
+    assert found[-1]["epsilon"] == max(Ledger.of(ledger).epsilon(1e-5) for ledger in spent)
+    assert [line["down_bytes"] for line in found].count(found[0]["down_bytes"] // 3 * 4) == 1
+    above = sum(line["wire_down_bytes"] - line["down_bytes"] for line in found)
+    assert 0 < above < MESSAGE * 7
 
 
 def _rejected(message: Any, _: Any) -> Any:

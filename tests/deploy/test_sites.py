@@ -1,8 +1,12 @@
 """Both halves of the Flower App in one process: the server's grid over LocalGrid, sites with folders of their own."""
 
+import json
+import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,8 @@ from fedq.deploy.server import deployed
 from fedq.errors import FedqError
 from fedq.grids import LocalGrid
 from fedq.kernels import records
+from fedq.ledger import payload_bytes
+from fedq.passing import PassingGrid
 from fedq.rounds import RoundRecord
 from fedq.runs import fingerprint
 
@@ -147,6 +153,47 @@ def test_what_was_released_stays_so_when_a_server_goes_back(tmp_path: Path) -> N
     assert again.strategy.state()["releases"] == {str(k): 8 * 3 for k in range(3)}
     assert [r.rejected for r in rest] == [0] * 3
     assert all(one.epsilon > two.epsilon for one, two in zip(rest, played[2:], strict=True))  # type: ignore[operator]
+
+
+TEXTS: dict[str, Any] = {
+    "strategy": "dp_lora", "model.name": "tiny_lora", "model.tokens": 8, "rounds": 2, "client.local_steps": 3,
+    "client.batch_size": 10, "client.noise": 1.0, "data.text_column": "body", "data.label_column": "topic",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("partition", ["by:site", "iid"])
+def test_texts_deployed_as_simulated(partition: str, texts: Path, tmp_path: Path) -> None:
+    """Private low-rank tuning: with noise that repeats the same weights; with secret noise the same epsilon."""
+    made = {**TEXTS, "clients": 3, "data.dir": str(texts), "data.partition": partition}
+    config = make_config({**made, "client.noise_seed": 1})
+    assert final(play(config, tmp_path / "same")[1]) == final(simulated(config))
+    config = make_config(made)
+    there, here = play(config, tmp_path / "secret")[1], simulated(config)
+    assert [r.epsilon for r in there] == [r.epsilon for r in here]
+    assert 0 < there[0].epsilon < there[1].epsilon < 100  # type: ignore[operator]
+    assert final(there) != final(here)
+    for k in range(3):
+        spent = json.loads((tmp_path / "secret" / f"site-{k}" / "state" / "run-1.ledger.json").read_text())
+        assert spent["steps"] == [2 * 3]
+
+
+def test_a_message_waits_for_a_process_that_a_killed_client_left(tmp_path: Path) -> None:
+    """Both release; the second finds what the first has spent, and no process of the site writes over another's."""
+    memory = Memory(tmp_path / "state" / "run")
+
+    def release() -> None:
+        with memory.alone():
+            held: Any = memory.before(1, "train").get("ledger", ConfigRecord({"noise": [1.0], "steps": [0]}))
+            time.sleep(0.05)
+            held = ConfigRecord({**held, "steps": [held["steps"][0] + 1]})
+            memory.keep(1, "train", RecordDict({"ledger": held}))
+
+    threads = [threading.Thread(target=release) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert memory.before(1, "train")["ledger"]["steps"] == [4]  # type: ignore[index]
 
 
 def test_the_ledger_outlives_what_a_site_forgets(tmp_path: Path) -> None:
@@ -280,7 +327,7 @@ def test_a_site_with_its_own_data(tmp_path: Path) -> None:
         for k in range(4):
             pixels = np.full((8, 8), 60 * label + k, np.uint8)
             Image.fromarray(pixels).save(folder / str(label) / f"{k}.png")
-    told = {"shape": [1, 8, 8], "white": 255, "classes": 3}
+    told = {"shape": [1, 8, 8], "white": 255, "classes": 3, "labels": []}
     own = read_own(str(tmp_path / "images"), told)
     assert own.x.shape == (12, 1, 8, 8)
     assert sorted(own.y) == [0] * 4 + [1] * 4 + [2] * 4
@@ -290,6 +337,84 @@ def test_a_site_with_its_own_data(tmp_path: Path) -> None:
         with pytest.raises(FedqError, match=said) as refused:
             read_own(str(tmp_path / "images"), {**told, **wrong})
         assert refused.value.code == "FQ202"
+    shutil.rmtree(folder / "0")  # numbers would now be 0 and 1; names say which classes they are
+    assert sorted(read_own(str(tmp_path / "images"), {**told, "labels": ["0", "1", "2"]}).y) == [1] * 4 + [2] * 4
+
+
+def test_a_site_with_its_own_texts(texts: Path, tmp_path: Path) -> None:
+    """Its labels are the run's by name, so it may lack some; one that the run does not know is refused."""
+    from fedq.data import load
+    from fedq.data.site import read_own, told_of
+
+    columns = ("body", "topic")
+    told = told_of(load("texts", str(texts), holdout=0.2, seed=0, columns=columns), columns)
+    assert told == {"classes": 3, "labels": ["bone", "eye", "fever"], "columns": ["body", "topic"]}
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "some.csv").write_text("body,topic\nhot head,fever\nred lid,eye\nshivers,fever\n")
+    own = read_own(str(folder), told)
+    assert (list(own.x), list(own.y)) == (["hot head", "red lid", "shivers"], [2, 1, 2])
+    memory = Memory(tmp_path / "state" / "run")
+    memory.note(told, own)
+    again, noted = memory.noted()
+    assert (again, list(noted.x), list(noted.y)) == (told, list(own.x), list(own.y))
+    (folder / "some.csv").write_text("body,topic\nhot head,fever\nill,tooth\n")
+    with pytest.raises(FedqError, match=r"label `tooth`, and the run's are bone, eye, fever"):
+        read_own(str(folder), told)
+    (folder / "some.csv").write_text("words,topic\nhot head,fever\nill,eye\n")
+    with pytest.raises(FedqError, match="no column `body`"):
+        read_own(str(folder), told)
+
+
+def test_what_is_sent_is_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site that is away is sent nothing; one that is restarted is sent its message twice."""
+    monkeypatch.setattr("fedq.deploy.grid.LOOK", 0.0)
+    config = make_config({**SMALL, "strategy": "fedavg", "tolerate": 0.5, "rounds": 1})
+    nodes = Nodes(sites(config, tmp_path), away=2, restarted=1)
+    parts = deployed(build(config), nodes, ("site-0", "site-1", "site-2"), timeout=3)
+    assert parts.clients.wait_for_sites(0.5, seconds=1) == ["site-2"]
+    (record,) = parts.rounds(parts.initial, 1, 1)
+    assert (record.clients, record.failed) == (2, 1)
+    assert [to for to, _ in nodes.pushed] == [1, 2, 2]
+    model = sum(x.nbytes for x in parts.initial.values())
+    assert record.down_bytes == sum(n for _, n in nodes.pushed) == 3 * model
+
+
+class Nodes(PassingGrid):
+    """Names for the nodes of a grid; one of them is away, and one is killed by its first training message."""
+
+    def __init__(self, grid: LocalGrid, away: int, restarted: int) -> None:
+        super().__init__(grid)
+        self.pushed = list[tuple[int, int]]()  # payload bytes of each training message, and the node it went to
+        self._away, self._restarted, self._at = away, restarted + 1, "morning"
+
+    def get_nodes(self) -> list[Any]:
+        """Those that are there, and since when."""
+        since = {self._restarted: self._at}
+        there = [k for k in self._grid.get_node_ids() if k != self._away + 1]
+        return [SimpleNamespace(node_id=k, name=f"site-{k - 1}", last_activated_at=since.get(k, "")) for k in there]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Push, but lose what kills its client."""
+        ids = []
+        for message in messages:
+            to, kind = message.metadata.dst_node_id, message.metadata.message_type
+            if kind == "train":
+                self.pushed.append((to, payload_bytes(unbundled(message.content))))
+                if to == self._restarted and self._at == "morning":
+                    self._at = "noon"
+                    ids.append("lost")
+                    continue
+            ids += self._grid.push_messages([message])
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Pull what was not lost."""
+        return list(self._grid.pull_messages([i for i in message_ids if i != "lost"]))
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Not called: `DeployedGrid` pushes and pulls."""
+        raise NotImplementedError
 
 
 def test_a_site_of_another_version_refuses(tmp_path: Path) -> None:
