@@ -105,7 +105,7 @@ class DeployedGrid(PassingGrid):
         while True:
             refused |= self._greet(self._online(), max(1.0, end - monotonic()))
             missing = [self.name(k) for k in range(self._clients) if k not in self.sites]
-            if len(missing) <= len(refused) or monotonic() > end:
+            if len(missing) <= len(refused) or (refused and not self._names) or monotonic() > end:
                 break
             sleep(POLL)
         if len(missing) > (1 - share) * self._clients:

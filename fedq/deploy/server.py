@@ -17,6 +17,7 @@ from fedq.config import RunConfig, make_config
 from fedq.data.site import told_of
 from fedq.deploy.grid import DeployedGrid, SuperLinkGone
 from fedq.errors import FedqError
+from fedq.kernels import active
 from fedq.ledger import Ledger, MeteredGrid
 from fedq.runs import Run
 from fedq.simulation import begin, logging_to, play, reopen
@@ -88,6 +89,5 @@ def _wait(played: Simulation, run: Run, seconds: float) -> None:
     for name in missing:
         log.warning("%s is not there; the run goes on without it until it comes", name)
     said = ("kernels", "fedq", "flwr", "examples", "own_data")
-    run.update(
-        deployed=True, sites={grid.name(k): {key: answer[key] for key in said} for k, answer in grid.sites.items()}
-    )
+    sites = {grid.name(k): {key: answer[key] for key in said} for k, answer in grid.sites.items()}
+    run.update(deployed=True, kernels=active.isa(), sites=sites)

@@ -15,6 +15,7 @@ import pytest
 import tomli_w
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+import fedq
 from fedq.config import make_config
 from fedq.deploy import keys
 from fedq.deploy.bundle import bundled, unbundled
@@ -22,7 +23,7 @@ from fedq.deploy.lines import environment
 from fedq.kernels import active
 from fedq.privacy.ledger import Ledger
 from tests.deploy.bare_node import BareNode, connected
-from tests.deploy.processes import Cluster, lines
+from tests.deploy.processes import Cluster, free_ports, lines
 from tests.deploy.test_sites import TEXTS, model, play, simulated
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -91,8 +92,9 @@ def test_deployed_as_simulated(cluster: Cluster, name: str) -> None:
     for line in found:
         assert 0 < line["wire_up_bytes"] - line["up_bytes"] < MESSAGE * messages
         assert 0 < line["wire_down_bytes"] - line["down_bytes"] < MESSAGE * messages
-    sites = json.loads((cluster.folder / totals["run_dir"] / "run.json").read_text())["sites"]
-    assert {name: about["kernels"] for name, about in sites.items()} == {f"site-{k}": active.isa() for k in range(3)}
+    about = json.loads((cluster.folder / totals["run_dir"] / "run.json").read_text())
+    assert about["kernels"] == active.isa()
+    assert {k: site["kernels"] for k, site in about["sites"].items()} == {f"site-{k}": active.isa() for k in range(3)}
 
 
 def test_doctor_and_an_unregistered_key(cluster: Cluster, tmp_path: Path) -> None:
@@ -194,6 +196,37 @@ def test_faults(tmp_path: Path) -> None:
     _, expected = play(config, tmp_path / "expected", hostile=_rejected)
     assert [line["accuracy"] for line in found] == [r.accuracy for r in expected]
     assert json.loads((run / "run.json").read_text())["weights_sha256"] == model(config, expected)
+
+
+def test_simulated_by_flower(tmp_path: Path) -> None:
+    """`flwr run` of the app in Flower's own simulation, with Ray: the same weights, by native kernels on both sides."""
+    config, port = make_config({**SMALL, "strategy": "terngrad", "client.local_steps": 1, "clients": 3}), free_ports(1)
+    home, app = tmp_path / "home", Path(fedq.__file__).parent / "deploy" / "app"
+    home.mkdir()
+    (home / "config.toml").write_text(f'[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n')
+    told = {"fedq-config": config.to_toml(), "fedq-out": str(tmp_path / "runs")}
+    (tmp_path / "settings.toml").write_text(tomli_w.dumps(told))
+    about = {"env": environment(home), "cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    line = ["flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen([str(Path(sys.executable).parent / line[0]), *line[1:]], **about) as server:
+        try:
+            flags = ["-c", str(tmp_path / "settings.toml"), "--federation-config", "num-supernodes=3", "--stream"]
+            words = [str(Path(sys.executable).parent / "flwr"), "run", str(app), "here", *flags]
+            end = time.monotonic() + 120
+            while (done := subprocess.run(words, **about, text=True, timeout=600)).returncode:
+                assert time.monotonic() < end, done.stdout
+                time.sleep(1)
+        finally:
+            server.terminate()
+            server.communicate(timeout=60)
+    (run,) = (tmp_path / "runs").iterdir()
+    told = json.loads((run / "run.json").read_text())
+    here = simulated(config)
+    assert told["status"] == "done"
+    assert told["weights_sha256"] == model(config, here)
+    assert [line["accuracy"] for line in lines(run)] == [r.accuracy for r in here]
+    assert told["kernels"] == active.isa()
+    assert [site["kernels"] for site in told["sites"].values()] == [active.isa()] * 3
 
 
 def images(folder: Path, side: int, *labels: str) -> Path:

@@ -19,7 +19,7 @@ from fedq.build import Simulation, build
 from fedq.config import RunConfig, make_config
 from fedq.data import Examples
 from fedq.deploy import site
-from fedq.deploy.bundle import bundled, unbundled
+from fedq.deploy.bundle import PIECE, bundled, unbundled
 from fedq.deploy.grid import DeployedGrid
 from fedq.deploy.memory import Memory
 from fedq.deploy.server import deployed
@@ -245,6 +245,8 @@ LIES: dict[str, Callable[[Message, Message], Message]] = {
     "no records": lambda m, r: forged(m, RecordDict({})),
     "no bundle": lambda m, r: forged(m, RecordDict({"arrays": ArrayRecord({})})),
     "a bundle of noise": lambda m, r: forged(m, noise(bytes(range(256)))),
+    "a record of noise": lambda m, r: forged(m, RecordDict({"bundle": ConfigRecord({"records": b"\xff" * 40})})),
+    "a bundle of words": lambda m, r: forged(m, RecordDict({"bundle": ConfigRecord({"records": "words"})})),
     "two bundles": lambda m, r: forged(m, RecordDict({"bundle": r.content["bundle"], "more": MetricRecord({"n": 1})})),
     "a bundle in a bundle": lambda m, r: forged(m, bundled(bundled(RecordDict({})))),
     "config for metrics": lambda m, r: forged(m, with_metrics(r, ConfigRecord({"num-examples": 3, "train-loss": 0.1}))),
@@ -462,6 +464,9 @@ def test_bundle() -> None:
     packed = bundled(content)
     assert to_bytes(unbundled(packed)) == to_bytes(content)
     assert unbundled(content) is content
+    large = RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(PIECE, np.uint8))})})
+    assert isinstance(bundled(large)["bundle"], ArrayRecord)  # in pieces
+    assert to_bytes(unbundled(bundled(large))) == to_bytes(large)
     with pytest.raises(FedqError, match="cannot be read"):
         unbundled(noise(b"\xff" * 40))
 
