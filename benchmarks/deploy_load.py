@@ -12,21 +12,20 @@ import argparse
 import json
 import os
 import secrets
-import shutil
-import socket
-import socketserver
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from benchmarks.relay import Relay
 from fedq._flower import _control
 from fedq.deploy.bundle import bundled, unbundled
 from fedq.deploy.files import init
@@ -35,6 +34,7 @@ from fedq.deploy.nodes import public_pem
 from tests.deploy.bare_node import BareNode, connected
 
 FEDQ = [sys.executable, "-c", "from fedq.cli import main; main()"]
+IDLE = 15.0  # seconds for which polling is watched
 
 
 def register(of: Deployment) -> None:
@@ -77,41 +77,6 @@ def serve(node: BareNode, partition: int, stop: threading.Event, failures: list[
             stop.wait(3)
 
 
-class Relay(socketserver.ThreadingTCPServer):
-    """Passes bytes on to the server and counts them as TCP carries them: TLS, HTTP, polling and all."""
-
-    daemon_threads = allow_reuse_address = True
-
-    def __init__(self, port: int) -> None:
-        self.up = self.down = 0
-        self.port = port
-        super().__init__(("127.0.0.1", 0), Passing)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class Passing(socketserver.BaseRequestHandler):
-    """One connection of a node."""
-
-    server: Relay
-
-    def handle(self) -> None:
-        """Both ways until either side closes."""
-        with socket.create_connection(("127.0.0.1", self.server.port)) as there:
-            back = threading.Thread(target=self._pass, args=(there, self.request, "down"), daemon=True)
-            back.start()
-            self._pass(self.request, there, "up")
-            back.join()
-
-    def _pass(self, source: socket.socket, to: socket.socket, way: str) -> None:
-        try:
-            while data := source.recv(65536):
-                setattr(self.server, way, getattr(self.server, way) + len(data))
-                to.sendall(data)
-            to.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-
 def memory(process: int) -> float:
     """The most memory that a process has held so far, in MB."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
@@ -126,13 +91,11 @@ def cpu(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(nodes: int, hidden: int, rounds: int, port: int) -> dict[str, Any]:
-    """One load: the numbers of its last round but the first."""
-    folder = Path(tempfile.mkdtemp(prefix="fedq-load-"))
-    of = init(folder / "deploy", "localhost", nodes, port=port)
-    server = subprocess.Popen([*FEDQ, "deploy", "server", "--dir", str(of.folder), "--bind", "127.0.0.1"],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
-    stop, failures = threading.Event(), list[str]()
+@contextmanager
+def superlink(of: Deployment) -> Iterator[int]:
+    """A server of the deployment with all sites registered: its process id."""
+    words = [*FEDQ, "deploy", "server", "--dir", str(of.folder), "--bind", "127.0.0.1"]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         for _ in range(100):
             try:
@@ -140,60 +103,94 @@ def measure(nodes: int, hidden: int, rounds: int, port: int) -> dict[str, Any]:
                 break
             except Exception:
                 time.sleep(1)
-        (folder / "load.toml").write_text(
-            f'rounds = {rounds}\nstrategy.name = "fedvote"\nmodel.hidden = [{hidden}]\n'
-            'data.partition = "iid"\nevaluate.every = 1000\ntolerate = 1.0\n'
-        )
-        with ExitStack() as stack, ThreadPoolExecutor(16) as pool:
-            relay = Relay(port)
-            address = f"localhost:{relay.server_address[1]}"
-            connect = lambda k: connected(address, of.folder / "ca.crt", of.site(f"site-{k}") / "key")  # noqa: E731
-            open_ = [stack.enter_context(node) for node in pool.map(connect, range(nodes))]
-            for k, node in enumerate(open_):
-                threading.Thread(target=serve, args=(node, k, stop, failures), daemon=True).start()
-            words = ["deploy", "run", str(folder / "load.toml"), "--dir", str(of.folder), "--out", str(folder / "runs")]
-            time.sleep(10)
-            idle, before = (relay.up, relay.down), cpu(server.pid)
-            time.sleep(15)
-            idle = (relay.up - idle[0], relay.down - idle[1])
-            start, begun = (relay.up, relay.down), time.monotonic()
-            done = subprocess.run([*FEDQ, *words, "--json", "--quiet", "--timeout", "120"],
-                                  capture_output=True, text=True, check=False)  # fmt: skip
-            took = time.monotonic() - begun
-            raw = (relay.up - start[0] - idle[0] * took / 15, relay.down - start[1] - idle[1] * took / 15)
-            used, peak = cpu(server.pid) - before, memory(server.pid)
-            stop.set()
-        if done.returncode:
-            return {"nodes": nodes, "broke": done.stderr.splitlines()[0], "failures": failures[:3]}
-        run = Path(json.loads(done.stdout)["run_dir"])
-        found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        seconds = sorted(line["seconds"] for line in found)[len(found) // 2]
-        return {
-            "nodes": nodes,
-            "s_per_round": round(seconds, 1),
-            "messages_per_s": round(2 * nodes / seconds, 1),
-            "superlink_cpu_ms_per_message": round(1000 * used / (2 * nodes * (rounds + 1)), 1),
-            "superlink_peak_mb": round(peak),
-            "lost": sum(line["failed"] + line["rejected"] for line in found),
-            "wire_up_over_payload": round(sum(m["wire_up_bytes"] - m["up_bytes"] for m in found) / nodes / rounds),
-            "wire_down_over_payload": round(
-                sum(m["wire_down_bytes"] - m["down_bytes"] for m in found) / nodes / rounds
-            ),
-            "tcp_up_over_payload": round((raw[0] - sum(m["up_bytes"] for m in found)) / nodes / (rounds + 1)),
-            "tcp_down_over_payload": round((raw[1] - sum(m["down_bytes"] for m in found)) / nodes / (rounds + 1)),
-            "idle_bytes_per_s_up": round(idle[0] / nodes / 15),
-            "idle_bytes_per_s_down": round(idle[1] / nodes / 15),
-            "failures": failures[:3],
-        }
+        yield server.pid
     finally:
-        stop.set()
         server.terminate()
         try:
             server.wait(30)
         except subprocess.TimeoutExpired:  # it waits for connections that nodes hold open
             server.kill()
             server.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def nodes_at_work(of: Deployment, relay: Relay) -> Iterator[list[str]]:
+    """Every site of the deployment, connected through the relay and answering: what went wrong at them."""
+    stop, failures, ca = threading.Event(), list[str](), of.folder / "ca.crt"
+    with ExitStack() as stack, ThreadPoolExecutor(16) as pool:
+        keys = [of.site(site) / "key" for site in of.sites]
+        made = pool.map(lambda key: connected(f"localhost:{relay.port}", ca, key), keys)
+        for k, node in enumerate([stack.enter_context(one) for one in made]):
+            threading.Thread(target=serve, args=(node, k, stop, failures), daemon=True).start()
+        try:
+            yield failures
+        finally:
+            stop.set()
+
+
+def idle(relay: Relay, nodes: int) -> tuple[float, float]:
+    """Bytes a second and node while nothing is asked, up and down."""
+    time.sleep(10)
+    before = (relay.up, relay.down)
+    time.sleep(IDLE)
+    return (relay.up - before[0]) / nodes / IDLE, (relay.down - before[1]) / nodes / IDLE
+
+
+def play(of: Deployment, hidden: int, rounds: int) -> tuple[list[dict[str, Any]], str]:
+    """The lines of a run of FedVote, and what broke it if it did."""
+    (of.folder / "load.toml").write_text(
+        f'rounds = {rounds}\nstrategy.name = "fedvote"\nmodel.hidden = [{hidden}]\n'
+        'data.partition = "iid"\nevaluate.every = 1000\ntolerate = 1.0\n'
+    )
+    words = ["deploy", "run", str(of.folder / "load.toml"), "--dir", str(of.folder), "--out", str(of.folder / "runs")]
+    line = [*FEDQ, *words, "--json", "--quiet", "--timeout", "120"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return [], done.stderr.splitlines()[0]
+    run = Path(json.loads(done.stdout)["run_dir"])
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()], ""
+
+
+def measure(nodes: int, hidden: int, rounds: int, port: int) -> dict[str, Any]:
+    """One load: a round's median seconds, and what an exchange of a message and its reply cost."""
+    with tempfile.TemporaryDirectory(prefix="fedq-load-") as folder:
+        of = init(Path(folder) / "deploy", "localhost", nodes, port=port)
+        with superlink(of) as server:
+            relay = Relay(port)
+            with nodes_at_work(of, relay) as failures:
+                at_rest = idle(relay, nodes)
+                start, begun, used = (relay.up, relay.down), time.monotonic(), cpu(server)
+                found, broke = play(of, hidden, rounds)
+                took, used = time.monotonic() - begun, cpu(server) - used
+                tcp = [now - before for now, before in zip((relay.up, relay.down), start, strict=True)]
+            if broke:
+                return {"nodes": nodes, "broke": broke, "failures": failures[:3]}
+            return {**_figures(nodes, found, used), "superlink_peak_mb": round(memory(server)),
+                    **_bytes(nodes, found, tcp, at_rest, took), "failures": failures[:3]}  # fmt: skip
+
+
+def _figures(nodes: int, found: list[dict[str, Any]], used: float) -> dict[str, Any]:
+    seconds = sorted(line["seconds"] for line in found)[len(found) // 2]
+    return {
+        "nodes": nodes,
+        "s_per_round": round(seconds, 1),
+        "messages_per_s": round(2 * nodes / seconds, 1),
+        "superlink_cpu_ms_per_message": round(1000 * used / (2 * nodes * (len(found) + 1)), 1),
+        "lost": sum(line["failed"] + line["rejected"] for line in found),
+    }
+
+
+def _bytes(
+    nodes: int, found: list[dict[str, Any]], tcp: list[int], at_rest: tuple[float, float], took: float
+) -> dict[str, int]:
+    """Above the payload, for one exchange, as SuperLink and socket count; idle polling is taken off the latter."""
+    made = {}
+    for way, passed, resting in zip(("up", "down"), tcp, at_rest, strict=True):
+        payload, wire = (sum(m[f"{kind}{way}_bytes"] for m in found) for kind in ("", "wire_"))
+        made[f"wire_{way}_over_payload"] = round((wire - payload) / nodes / len(found))
+        made[f"tcp_{way}_over_payload"] = round((passed - resting * nodes * took - payload) / nodes / (len(found) + 1))
+        made[f"idle_bytes_per_s_{way}"] = round(resting)
+    return made
 
 
 def main() -> None:

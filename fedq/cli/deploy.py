@@ -76,8 +76,11 @@ def server(
     """
     from fedq.deploy import lines
     from fedq.deploy.layout import Deployment
+    from fedq.deploy.nodes import free_port, not_twice
 
     of = Deployment.read(folder)
+    not_twice(of.folder / "server.pid", "the server")
+    free_port(bind, of.port)
     lines.become(lines.superlink(of, bind), of.home, of.folder / "server.pid")
 
 
@@ -114,10 +117,11 @@ def client(
 
     from fedq.deploy import lines
     from fedq.deploy.layout import Site
-    from fedq.deploy.nodes import free_to_start
+    from fedq.deploy.nodes import free_to_start, not_twice
     from fedq.errors import FedqError
 
     of = Site.read(folder)
+    not_twice(of.folder / "client.pid", f"a client of {of.name}")
     if data_dir is not None:
         if not data_dir.expanduser().is_dir():
             raise FedqError("FQ201", f"there is no folder `{data_dir}`", where=f"--data-dir {data_dir}")

@@ -48,6 +48,7 @@ def run_on_screen(
         best = max(((m["accuracy"], m["round"]) for m in lines if m["accuracy"] is not None), default=None)
         screen.say(outcome(totals, best))
         screen.say(f"  {run.path}/   run.toml  metrics.jsonl  model.safetensors")
+        screen.say(f"Next:  fedq compare {run.path.parent}/*")
     if as_json:
         print(json.dumps(totals))
     return EXIT_DONE

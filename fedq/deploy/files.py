@@ -1,9 +1,11 @@
 """What `fedq deploy init` writes besides keys: start scripts, systemd units, a compose file, Flower's configuration."""
 
+import re
 import shlex
 import shutil
 from importlib.metadata import version
 from importlib.resources import as_file, files
+from ipaddress import ip_address
 from pathlib import Path
 
 from fedq.deploy import keys
@@ -20,6 +22,8 @@ def init(
 
     The certificate is good for `host`, what is in `also`, and loopback. FedqError FQ207 if `folder` has one already.
     """
+    for name in (host, *also):
+        _check_host(name)
     if (folder / "deploy.toml").exists() or (folder / "ca.key").exists():
         raise FedqError("FQ207", f"`{folder}` holds a deployment already", where=f"--out {folder}",
                         hint="choose another folder; keys are never replaced")  # fmt: skip
@@ -44,6 +48,16 @@ def init(
         Site(site, host, port, name, k, clients, (runtime_port or RUNTIME_PORT) + k).write()
         _script(site / "start.sh", ["fedq", "deploy", "client", "--dir"])
     return made
+
+
+def _check_host(name: str) -> None:
+    """FedqError FQ106 for what is neither an address nor a name of letters, digits, dashes and dots."""
+    try:
+        ip_address(name)
+    except ValueError:
+        if not re.fullmatch(r"(?=.{1,253}$)([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.?)+", name):
+            hint = "give a name such as fl.example.org, or an address such as 10.1.2.3; the port is --port"
+            raise FedqError("FQ106", f"`{name}` is no host", where=f"--host {name}", hint=hint) from None
 
 
 def renew(of: Deployment, also: tuple[str, ...] = ()) -> None:
@@ -99,6 +113,7 @@ User=fedq
 ExecStart=/srv/fedq/.venv/bin/fedq deploy {command} --dir {folder}
 Restart=on-failure
 RestartSec=5
+Environment=HF_HOME={folder}/huggingface
 UMask=0077
 NoNewPrivileges=true
 PrivateTmp=true

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
@@ -73,6 +74,24 @@ def free_to_start(of: Site, say: Callable[[str], None], seconds: float = HEARTBE
             say(f"the server still counts on the last client of {of.name}: waiting for up to {seconds:.0f} s")
         told = True
         sleep(2)
+
+
+def not_twice(mark: Path, what: str) -> None:
+    """FedqError FQ207 if the process that a mark names runs: a second one would take its place in the mark only."""
+    if process := running(mark):
+        hint = f"stop it first: fedq deploy stop --dir {mark.parent}"
+        raise FedqError("FQ207", f"{what} runs already, as process {process}", where=str(mark.parent), hint=hint)
+
+
+def free_port(bind: str, port: int) -> None:
+    """FedqError FQ207 if nobody can listen there."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((bind, port))
+    except OSError as error:
+        hint = "stop what listens there, or choose another: fedq deploy init --port"
+        raise FedqError("FQ207", f"nobody can listen at {bind}:{port}: {error.strerror}", hint=hint) from error
 
 
 def public_pem(file: Path) -> bytes:

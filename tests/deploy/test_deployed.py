@@ -97,6 +97,13 @@ def test_deployed_as_simulated(cluster: Cluster, name: str) -> None:
     assert {k: site["kernels"] for k, site in about["sites"].items()} == {f"site-{k}": active.isa() for k in range(3)}
 
 
+def test_what_runs_is_not_started_twice(cluster: Cluster) -> None:
+    for name, words in (("the server", ["server"]), ("a client of site-1", ["client", "--dir", "deploy/site-1"])):
+        done = cluster.fedq("deploy", *words, check=False)
+        assert done.returncode == 4
+        assert f"error[FQ207]: {name} runs already" in done.stderr
+
+
 def test_doctor_and_an_unregistered_key(cluster: Cluster, tmp_path: Path) -> None:
     """All is well with a deployment that runs; a key that the server does not know is refused, and named."""
     for folder in ("deploy", "deploy/site-1"):

@@ -1,6 +1,7 @@
 """What `fedq deploy init` writes, and the lines that the commands become."""
 
 import json
+import socket
 import ssl
 import stat
 import tomllib
@@ -120,6 +121,24 @@ def test_keys_are_never_replaced(made: Deployment, fedq: Fedq) -> None:
     assert status == 4
     assert "error[FQ207]" in err
     assert (made.folder / "ca.key").read_bytes() == before
+
+
+@pytest.mark.parametrize("host", ["bad host", "fl.example.org:8000", "-x", "https://fl.example.org", ""])
+def test_a_host_that_is_none(host: str, fedq: Fedq, tmp_path: Path) -> None:
+    status, _, err = fedq("deploy", "init", f"--host={host}", "--clients", "2")
+    assert status == 2
+    assert f"`{host}` is no host" in err
+    assert not (tmp_path / "deploy").exists()
+
+
+def test_a_port_that_is_taken(fedq: Fedq, tmp_path: Path) -> None:
+    """It is told before Flower starts, and nothing is marked as started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        init(tmp_path / "deploy", "localhost", 1, port=taken.getsockname()[1])
+        status, _, err = fedq("deploy", "server", "--bind", "127.0.0.1")
+    assert status == 4
+    assert "nobody can listen at 127.0.0.1" in err
+    assert not (tmp_path / "deploy" / "server.pid").exists()
 
 
 def test_nothing_in_the_home(fedq: Fedq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
