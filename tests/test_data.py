@@ -57,6 +57,21 @@ def test_hub_layout_without_a_test_split(tmp_path: Path) -> None:
     assert (len(data.train), len(data.test)) == (24, 6)
 
 
+def test_a_folder_of_several_data_sets(tmp_path: Path) -> None:
+    """The one that is named is read, and no mixture where none is; folders of splits are one data set."""
+    for name, colour in (("one", False), ("deep/two", True)):
+        hub_folder(tmp_path / name, colour=colour)
+    assert load("two", str(tmp_path), holdout=0.2, seed=0).shape == (3, 12, 12)
+    with pytest.raises(FedqError, match="several data sets, and none is called `tow`") as said:
+        load("tow", str(tmp_path), holdout=0.2, seed=0)
+    assert "deep/two" in said.value.hint
+    split = tmp_path / "one"
+    for part in ("train", "test"):
+        (split / part).mkdir()
+        next(split.glob(f"{part}-*")).rename(split / part / "0.parquet")
+    assert len(load("mine", str(split), holdout=0.2, seed=0).test) == 12
+
+
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedq.data.dataset import Dataset, Examples
+from fedq.data.folders import within
 from fedq.data.inputs import Inputs
 from fedq.errors import FedqError, nearest
 from fedq.plugins import find, names
@@ -23,7 +24,7 @@ DATA: dict[str, str] = {
 def load(
     name: str, folder: str, *, holdout: float, seed: int, columns: tuple[str, str] = ("", ""), by: str = ""
 ) -> Dataset:
-    """Load a data set by name, from `folder` if that is not empty.
+    """Load a data set by name, from `folder` if that is not empty, or from the one of this name among those in it.
 
     `columns` are those of the texts and their labels, empty for images; `by` one that groups examples, if not empty.
 
@@ -45,6 +46,7 @@ def load(
             key="data.dir",
             hint="name your data: --data NAME --data-dir PATH",
         )
+    folder = within(folder, name) if folder else ""
     if any(columns) and not all(columns):
         lacks = "data.label_column" if columns[0] else "data.text_column"
         raise FedqError(
@@ -65,7 +67,7 @@ def load(
                 "FQ101",
                 f"unknown data set `{name}`",
                 key="data.name",
-                hint=f"{nearest(name, DATA)}; data sets of the hub are written owner/name",
+                hint=f"{nearest(name, DATA)} Data sets of the hub are written owner/name",
             )
         from fedq.data import hub
 
