@@ -5,6 +5,7 @@ PY := .venv/bin/python
 export HF_HUB_OFFLINE := 1
 # torch's CPU build where the package index offers one; leave empty for the index's default
 TORCH ?= torch>=2.6,<2.14
+SOURCES := fedq tests experiments benchmarks notebooks
 
 .PHONY: demo test slow lint docs install clean
 
@@ -18,8 +19,8 @@ slow: .venv/installed
 	$(PY) -m pytest -m slow
 
 lint: .venv/installed
-	.venv/bin/ruff check fedq tests experiments benchmarks
-	.venv/bin/ruff format --check fedq tests experiments benchmarks
+	.venv/bin/ruff check $(SOURCES)
+	.venv/bin/ruff format --check $(SOURCES)
 	.venv/bin/mypy
 
 docs: .venv/installed
