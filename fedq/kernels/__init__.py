@@ -37,9 +37,14 @@ CODECS: dict[str, PackedCodec] = {
 
 
 def codec(name: str) -> PackedCodec:
-    """The codec of this name: ours, `scaled_` one of ours, or another package's. FedqError FQ101 if there is none."""
+    """The codec of this name: ours, `topk:SHARE`, `scaled_` one of ours, or another package's.
+
+    FedqError FQ101 if there is none, FQ106 for a share that is none.
+    """
     if name.startswith("scaled_") and not name.startswith("scaled_scaled_"):
         return Scaled(codec(name.removeprefix("scaled_")))
+    if name.startswith("topk:"):
+        return TopK.of(name)
     found: PackedCodec = find("codec", name, CODECS)
     return found
 

@@ -23,12 +23,27 @@ class TopK(PackedCodec):
         assert 0 < share <= 1
         self.name, self._share = name, share
 
+    @classmethod
+    def of(cls, name: str) -> "TopK":
+        """The codec called `topk:SHARE`. FedqError FQ106 if SHARE is not above 0 and at most 1.
+
+        >>> TopK.of("topk:0.05").nbytes(1000)
+        400
+        """
+        try:
+            share = float(name.partition(":")[2])
+        except ValueError:
+            share = 0.0
+        if not 0 < share <= 1:
+            hint = "write topk:SHARE with SHARE above 0 and at most 1, such as topk:0.05"
+            raise FedqError("FQ106", f"a malformed codec `{name}`", hint=hint)
+        return cls(name, share)
+
     @property
     def about(self) -> str:
         """Which share."""
-        return (
-            f"The {self._share:.0%} of values that are largest in magnitude, 8 bytes each; the others are zero. Biased."
-        )
+        share = f"{100 * self._share:.3g}%"
+        return f"The {share} of values that are largest in magnitude, 8 bytes each, others zero (topk:SHARE). Biased."
 
     def nbytes(self, d: int) -> int:
         """8 k."""

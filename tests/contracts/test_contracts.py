@@ -5,7 +5,7 @@ import pytest
 from flwr.app import Array
 
 from fedq.clients import CLIENTS
-from fedq.kernels import CODECS, Scaled
+from fedq.kernels import CODECS, Scaled, codec
 from fedq.kernels.binary import Binary
 from fedq.strategies import STRATEGIES
 from fedq.strategies.terngrad import TernGrad
@@ -19,9 +19,9 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", [*CODECS, "topk:0.25"])
 def test_codec(name: str) -> None:
-    check_codec(CODECS[name])
+    check_codec(codec(name))
 
 
 @pytest.mark.parametrize("name", [n for n, c in CODECS.items() if c.unit or n == "sign"])
