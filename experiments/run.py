@@ -23,12 +23,12 @@ def run(folder: Path, cell: Cell, data: str, runs: Path, workers: int | None = N
     """Play a cell, or what is left of it."""
     from fedq.runs import provenance
     from fedq.simulation import begin, play, reopen
-    from fedq.sweep import runs_by_hash
+    from fedq.sweep import begun, runs_by_hash
 
     config = cell.config(data)
     config = config.with_(workers=workers, engine="local") if workers else config
     out, started = runs / folder.name / cell.name, perf_counter()
-    same = runs_by_hash(out).get(config.hash)
+    same = begun(config, runs_by_hash(out))
     if same is None or same.about.get("status") != "done":
         directory, simulation = reopen(same.path) if same else begin(config, out)
         for record in play(directory, simulation):

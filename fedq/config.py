@@ -4,10 +4,11 @@ The strategy brings defaults of its own; each part (strategy, client, model) che
 `Options`. Errors quote what the user wrote and where.
 """
 
+import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,13 +25,14 @@ from fedq.kernels import codec
 from fedq.models import MODELS, model
 from fedq.options import Options
 from fedq.participation import PARTICIPATION, participation
+from fedq.plugins import names
 from fedq.sections import DataOptions, EvaluateOptions, Scalars
 from fedq.settings import Setting, Settings, flatten, nest, read_toml
 from fedq.strategies import STRATEGIES, strategy
 
 V = TypeVar("V")
 
-PARTS = {
+PARTS: dict[str, tuple[Callable[[str], Any], Mapping[str, Any]]] = {
     "strategy": (strategy, STRATEGIES),
     "client": (client, CLIENTS),
     "model": (model, MODELS),
@@ -125,6 +127,18 @@ def hash_of(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
+def keys() -> list[str]:
+    """Every key there is, dotted: those of all runs, then those of each part that is registered."""
+    tables: dict[str, type[Options]] = {"data": DataOptions, "evaluate": EvaluateOptions}
+    found = [k for k in Scalars.model_fields if k not in tables]
+    found += [f"{table}.{k}" for table, kind in tables.items() for k in kind.model_fields]
+    for part, (find, registry) in PARTS.items():
+        for name in names(part, registry):
+            with suppress(FedqError):  # some need a package that is not installed
+                found += [f"{part}.{k}" for k in find(name).Options.model_fields]
+    return list(dict.fromkeys(found))
+
+
 def make_config(values: Mapping[str, Any] | None = None, **more: Any) -> RunConfig:
     """A config from dotted or nested keys: `make_config({"client.lr": 0.1}, strategy={"name": "fedavg"}, seed=1)`."""
     flat = flatten({**(values or {}), **more})
@@ -144,8 +158,8 @@ def resolve(settings: Settings) -> RunConfig:
         folder = settings["data.dir"]
         settings["data.name"] = Setting(Path(str(folder.value)).name or "data", folder.where, folder.from_file)
     name = settings.get("strategy.name", Setting("fedvote"))
-    chosen = _attempt([], name, lambda: strategy(name.value))
-    defaults = flatten(chosen.defaults) if chosen else {"client.name": "sgd", "codec": "float32"}
+    chosen = _attempt([], name, lambda: strategy(name.value)) or _alike("strategy", name)
+    defaults = flatten(chosen.defaults)
     merged = {"client.name": Setting("sgd"), "model.name": Setting("mlp"), "strategy.name": name}
     merged["participation.name"] = Setting("uniform" if "per_round" in settings else "full")
     merged |= {k: Setting(v) for k, v in defaults.items() if not _overridden(k, settings, defaults)} | dict(settings)
@@ -277,12 +291,17 @@ def _check_either(settings: Settings, errors: list[FedqError]) -> None:
 def _part(part: str, merged: Settings, errors: list[FedqError]) -> Part | None:
     find, _ = PARTS[part]
     name = merged[f"{part}.name"]
-    found = _attempt(errors, name, lambda: find(name.value))
-    if found is None:
-        return None
+    found = _attempt(errors, name, lambda: find(name.value)) or _alike(part, name)
     own = {k: s for k, s in merged.items() if k.startswith(f"{part}.") and k != f"{part}.name"}
     options = _checked(found.Options, f"{part}.", own, errors)
     return Part(name.value, options) if options is not None else None
+
+
+def _alike(part: str, name: Setting) -> Any:
+    """The part whose name is nearest to one that does not exist, so that its other keys are checked all the same."""
+    find, registry = PARTS[part]
+    known = names(part, registry)
+    return find((difflib.get_close_matches(str(name.value), known, n=1) or known)[0])
 
 
 def _checked(

@@ -6,8 +6,8 @@ run (4), FQ3xx a client or a strategy failed (5).
 """
 
 import difflib
-from collections.abc import Iterable
-from typing import final
+from collections.abc import Callable, Iterable
+from typing import Any, final
 
 EXIT_DONE, EXIT_USAGE, EXIT_FILE, EXIT_ENVIRONMENT, EXIT_RUN, EXIT_INTERRUPTED = 0, 2, 3, 4, 5, 130
 
@@ -73,6 +73,20 @@ class FedqError(Exception):
 
 def _rebuild(code: str, message: str, where: str, hint: str, key: str, from_file: bool) -> FedqError:
     return FedqError(code, message, where=where, hint=hint, key=key, from_file=from_file)
+
+
+def together(*steps: Callable[[], Any]) -> list[Any]:
+    """What each step returns. Where some raise FedqError, the first, with the others in its `also`."""
+    made, errors = [], list[FedqError]()
+    for step in steps:
+        try:
+            made.append(step())
+        except FedqError as error:
+            errors += [error, *error.also]
+    if errors:
+        errors[0].also = tuple(errors[1:])
+        raise errors[0]
+    return made
 
 
 def reason(error: OSError) -> str:

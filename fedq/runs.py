@@ -16,7 +16,7 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -230,13 +230,14 @@ def open_run(path: str | Path, *, lock: bool = False) -> Run:
     """The run in a directory. FedqError FQ203 if it is none, FQ204 if `lock` and another process writes to it."""
     path = Path(path).expanduser()
     if not (path / "run.toml").is_file():
-        raise FedqError(
-            "FQ203",
-            f"`{path}` is not a run: it has no run.toml",
-            where=str(path),
-            hint="runs stand in runs/ by default: fedq show runs",
-        )
+        raise not_a_run(path)
     return Run(path, lock=lock)
+
+
+def not_a_run(path: str | Path) -> FedqError:
+    """FQ203."""
+    hint = "runs stand in runs/ by default: fedq show runs"
+    return FedqError("FQ203", f"`{path}` is not a run: it has no run.toml", where=str(path), hint=hint)
 
 
 def _unpacked(file: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
@@ -245,6 +246,13 @@ def _unpacked(file: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any
         arrays = {k: stored[k] for k in stored.files}
     state = _taken(json.loads(arrays.pop("state").tobytes()), arrays)
     return {k.removeprefix("model/"): x for k, x in arrays.items() if k.startswith("model/")}, state
+
+
+def best(lines: Sequence[Mapping[str, Any]]) -> tuple[float, int] | None:
+    """The highest accuracy in lines of metrics.jsonl and the first round that has it; None where none was evaluated."""
+    scored = [(m["accuracy"], -m["round"]) for m in lines if m["accuracy"] is not None]
+    accuracy, round_ = max(scored, default=(None, 0))
+    return None if accuracy is None else (accuracy, -round_)
 
 
 def fingerprint(weights: Arrays) -> str:

@@ -1,14 +1,16 @@
 """Settings as the user gave them: a dotted key, a value, and the place it came from, so that errors can quote it."""
 
+import difflib
 import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fedq.errors import FedqError, reason
+from fedq.errors import FedqError, reason, together
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,10 @@ def read_toml(path: str | Path) -> dict[str, Setting]:
         text = file.read_text(encoding="utf-8-sig")
         values = flatten(tomllib.loads(text))
     except (OSError, UnicodeDecodeError) as error:
-        raise FedqError(
-            "FQ104",
-            f"cannot read `{path}`: {reason(error) if isinstance(error, OSError) else error}",
-            where=str(path),
-            from_file=True,
-            hint="name a TOML file, such as the run.toml of a run",
-        ) from error
+        why = reason(OSError(error.errno, error.strerror)) if isinstance(error, OSError) else "not text in UTF-8"
+        near = difflib.get_close_matches(str(path), map(str, Path(path).parent.glob("*.toml")), n=1)
+        hint = f"did you mean `{near[0]}`?" if near else "name a TOML file, such as the run.toml of a run"
+        raise FedqError("FQ104", f"cannot read `{path}`: {why}", where=str(path), from_file=True, hint=hint) from error
     except tomllib.TOMLDecodeError as error:
         raise FedqError("FQ104", f"not valid TOML: {error}", where=str(path), from_file=True) from error
     lines = _lines(text)
@@ -55,22 +54,20 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def parse_set(texts: Iterable[str]) -> dict[str, Setting]:
     """`--set K=V` flags: V is read as TOML, and as a plain word where that fails."""
-    settings: dict[str, Setting] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not (equals and re.fullmatch(r"[\w.]+", key.strip())):
-            raise FedqError(
-                "FQ106",
-                f"`--set {text}` is not of the form KEY=VALUE",
-                where=f"--set {text}",
-                hint="such as --set client.momentum=0.9",
-            )
-        try:
-            parsed = tomllib.loads(f"v = {value}")["v"]
-        except tomllib.TOMLDecodeError:
-            parsed = value.strip()
-        settings |= {k: Setting(v, f"--set {text}") for k, v in flatten({key.strip(): parsed}).items()}
-    return settings
+    each = together(*(partial(_parsed, text) for text in texts))
+    return {key: setting for settings in each for key, setting in settings.items()}
+
+
+def _parsed(text: str) -> dict[str, Setting]:
+    key, equals, value = text.partition("=")
+    if not (equals and re.fullmatch(r"[\w.]+", key.strip())):
+        hint = "such as --set client.momentum=0.9"
+        raise FedqError("FQ106", f"`--set {text}` is not of the form KEY=VALUE", where=f"--set {text}", hint=hint)
+    try:
+        parsed = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return {k: Setting(v, f"--set {text}") for k, v in flatten({key.strip(): parsed}).items()}
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

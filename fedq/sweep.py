@@ -10,7 +10,8 @@ from typing import Any
 
 from fedq.config import NOT_HASHED, RunConfig, over, resolve
 from fedq.errors import FedqError
-from fedq.runs import Run, open_run
+from fedq.finding import runs_in
+from fedq.runs import Run
 from fedq.settings import Setting, flatten, parse_set, read_toml
 
 
@@ -69,6 +70,9 @@ def parse_grid(texts: Iterable[str]) -> dict[str, list[Any]]:
             hint = "such as --grid strategy=fedavg,fedvote --grid seed=0..2"
             raise FedqError("FQ106", f"`--grid {text}` is not of the form KEY=A,B,C", where=f"--grid {text}", hint=hint)
         axes[key.strip()] = [value for word in words for value in _values(key.strip(), word.strip())]
+        if not axes[key.strip()]:
+            hint = "a span goes upwards, such as 0..2"
+            raise FedqError("FQ106", f"`--grid {text}` has no value", where=f"--grid {text}", hint=hint)
     return axes
 
 
@@ -88,14 +92,21 @@ def runs_by_hash(out: Path) -> dict[str, Run]:
     A run that was begun with a goal (`--until`) is no point of a grid: it may be done before its last round.
     """
     found: dict[str, Run] = {}
-    for toml in sorted(out.glob("*/run.toml")):
-        run = open_run(toml.parent)
+    for run in runs_in(out):
         if run.about.get("until"):
             continue
         for hash_ in filter(None, (run.about.get("config_hash"), run.about.get("asked_hash"))):
             if hash_ not in found or _progress(run) > _progress(found[hash_]):
                 found[hash_] = run
     return found
+
+
+def begun(config: RunConfig, known: Mapping[str, Run]) -> Run | None:
+    """The run of this config that is done, is being played, or can go on; None where it is to begin."""
+    run = known.get(config.hash)
+    if run is None or run.config["data"].get("dir", "") != config.top.data.dir:
+        return None
+    return run if run.status in ("done", "running") or list(run.path.glob("checkpoints/*.npz")) else None
 
 
 def _progress(run: Run) -> tuple[bool, int]:

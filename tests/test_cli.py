@@ -99,8 +99,14 @@ def test_flags_without_a_value_are_quoted_without_one(fedq: Fedq) -> None:
         (("simulate", "--rounds", "many"), 2, "FQ106", "fedq simulate --help"),
         (("simulate", "--per-round", "30"), 2, "FQ105", "--clients"),
         (("simulate", "--clients", "1400"), 2, "FQ105", "fewer --clients"),
-        (("simulate", "--strategi", "fedvote"), 2, "FQ106", "--help"),
-        (("simulat",), 2, "FQ106", "--help"),
+        (("simulate", "--strategi", "fedvote"), 2, "FQ106", "did you mean `--strategy`?"),
+        (("simulate", "--zzz"), 2, "FQ106", "fedq simulate --help"),
+        (("simulate", "--downlink", "counts"), 2, "FQ106", "it is a key of the config: --set downlink=..."),
+        (("sweep", "--local-epochs", "2"), 2, "FQ106", "--set client.local_epochs=..."),
+        (("simulat",), 2, "FQ106", "did you mean `fedq simulate`?"),
+        (("deploy", "sever"), 2, "FQ106", "did you mean `fedq deploy server`?"),
+        (("simulate", "--codec", "topk:5"), 2, "FQ106", "such as topk:0.05"),
+        (("show", "runs/none"), 4, "FQ203", "fedq show runs"),
         (("simulate", "--set", "strategy.temprature=2"), 2, "FQ102", "clip"),
         (("simulate", "--set", "nonsense"), 2, "FQ106", "--set"),
         (("simulate", "--until", "acc=1"), 2, "FQ106", "accuracy=0.9"),
@@ -119,6 +125,7 @@ def test_flags_without_a_value_are_quoted_without_one(fedq: Fedq) -> None:
         (("simulate", "--set", "rounds=true"), 2, "FQ103", ""),
         (("simulate", "--clients", "99999999999999999999"), 2, "FQ103", ""),
         (("simulate", "nowhere.toml"), 3, "FQ104", "TOML"),
+        (("sweep", "--grid", "seed=2..0"), 2, "FQ106", "upwards"),
         (("resume", "nowhere"), 4, "FQ203", "runs/"),
         (("compare", "nowhere"), 4, "FQ203", "runs/"),
         (("show", "fedvotes"), 2, "FQ101", "fedvote"),
@@ -180,6 +187,8 @@ def test_out_that_cannot_be_written(fedq: Fedq, tiny: tuple[str, ...]) -> None:
         "qsgd4",
         "mlp",
         "sgd",
+        "dirichlet:0.3",
+        "inverse:2",
     ],
 )
 def test_show(fedq: Fedq, what: str) -> None:
@@ -231,6 +240,10 @@ def test_all_errors_at_once(fedq: Fedq) -> None:
     assert err.count("error[") == 7
     assert "did you mean `strategy.weighting`?" in err
     assert "did you mean `model.hidden`?" in err
+    wrong = ("--strategy", "fedvot", "--set", "client.slop=1", "--set", "model.name=lenet", "--until", "acc=1")
+    _, _, err = fedq("simulate", *wrong)
+    assert err.count("error[") == 4
+    assert "did you mean `slope`?" in err  # of the strategy that must be meant
 
 
 def test_a_hub_that_is_not_there_is_told_at_once(fedq: Fedq, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,6 +325,11 @@ def test_errors_of_a_file_are_placed_in_the_file(fedq: Fedq) -> None:
     Path("x.toml").write_text('[data]\nname = "digit"\n')
     status, _, err = fedq("simulate", "x.toml")
     assert (status, "x.toml:2  data.name" in err) == (3, True)
+
+
+def test_a_misspelt_file_is_told_the_nearest(fedq: Fedq) -> None:
+    Path("mine.toml").write_text("seed = 1")
+    assert "did you mean `mine.toml`?" in fedq("simulate", "mien.toml")[2]
 
 
 def test_a_byte_order_mark_and_a_run_directory_are_configs(fedq: Fedq, tiny: tuple[str, ...]) -> None:

@@ -167,3 +167,12 @@ def test_out_that_cannot_be_written_is_said_in_words(fedq: Fedq, tiny: tuple[str
         assert (status, err.split(":")[0]) == (4, "error[FQ206]")
         assert "Errno" not in err
         assert f"--> --out {words[-1]}" in err
+
+
+def test_the_target_is_what_all_reach(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    """0.29 is 28.999... hundredths in floating point."""
+    fedq("simulate", *tiny, "--quiet")
+    (file,) = Path("runs").glob("*/metrics.jsonl")
+    lines = [json.loads(line) | {"accuracy": 0.29} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(m) + "\n" for m in lines))
+    assert json.loads(fedq("compare", "runs", "--json")[1])["target"] == 0.29

@@ -31,10 +31,12 @@ ALLOWED = {
     "messages": {"errors", "_flower"},
     "rounds": {"errors", "kernels", "ledger", "strategies"},
     "runs": {"errors"},
+    "finding": {"errors", "runs"},
     "bench": {"errors", "kernels", "rng", "build", "config", "data", "models", "settings"},
     "report": {
         "errors",
         "plugins",
+        "finding",
         "runs",
         "settings",
         "kernels",

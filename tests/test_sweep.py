@@ -56,11 +56,11 @@ def test_what_the_data_decide_does_not_hide_a_run(fedq: Fedq, tiny: tuple[str, .
     (file,) = Path("runs").glob("*/run.json")
     about = json.loads(file.read_text())
     file.write_text(json.dumps(about | {"asked_hash": about["config_hash"], "config_hash": "0" * 64}))
-    assert "1 runs, 1 done already" in fedq("sweep", *fixed(tiny), "--dry-run")[2]
+    assert "1 run, 1 done already" in fedq("sweep", *fixed(tiny), "--dry-run")[2]
 
 
 def test_combinations_of_one_config_are_one_run(fedq: Fedq) -> None:
-    assert "1 runs" in fedq("sweep", "--grid", "seed=0,0", "--dry-run")[2]
+    assert "1 run, " in fedq("sweep", "--grid", "seed=0,0", "--dry-run")[2]
 
 
 def test_a_config_file_is_the_base(fedq: Fedq) -> None:
@@ -139,7 +139,7 @@ def test_malformed_grids_are_told_by_name() -> None:
 
 def test_a_run_that_stopped_at_a_goal_is_no_point(fedq: Fedq, tiny: tuple[str, ...]) -> None:
     fedq("simulate", *tiny, "--until", "up=1B", "--quiet")
-    assert "1 runs, 0 done already, 1 to do" in fedq("sweep", *fixed(tiny), "--grid", "seed=0", "--dry-run")[2]
+    assert "1 run, 0 done already, 1 to do" in fedq("sweep", *fixed(tiny), "--grid", "seed=0", "--dry-run")[2]
 
 
 def test_what_changes_no_run_is_no_axis(fedq: Fedq) -> None:
@@ -151,11 +151,11 @@ def test_a_done_run_stays_done_without_its_checkpoints(fedq: Fedq, tiny: tuple[s
     fedq("simulate", *tiny, "--quiet")
     for checkpoint in Path("runs").glob("*/checkpoints/*"):
         checkpoint.unlink()
-    assert "1 runs, 1 done already" in fedq("sweep", *fixed(tiny), "--grid", "seed=0", "--dry-run")[2]
+    assert "1 run, 1 done already" in fedq("sweep", *fixed(tiny), "--grid", "seed=0", "--dry-run")[2]
 
 
 def test_the_same_name_from_another_folder_is_another_run(fedq: Fedq, tiny: tuple[str, ...]) -> None:
     fedq("simulate", *tiny, "--quiet")
     (toml,) = Path("runs").glob("*/run.toml")
     toml.write_text(toml.read_text().replace('dir = ""', 'dir = "/elsewhere"'))
-    assert "1 runs, 0 done already" in fedq("sweep", *fixed(tiny), "--grid", "seed=0", "--dry-run")[2]
+    assert "1 run, 0 done already" in fedq("sweep", *fixed(tiny), "--grid", "seed=0", "--dry-run")[2]

@@ -123,7 +123,8 @@ def test_tables(fedq: Fedq, tiny: tuple[str, ...]) -> None:
     assert fedq("export", "csv", "runs")[:2] == (0, "runs.csv\n")
     assert fedq("export", "parquet", "runs", "--out", "x/a.parquet")[:2] == (0, "x/a.parquet\n")
     lines = [m for path in sorted(Path("runs").iterdir()) for m in open_run(path).records()]
-    for table in (pd.read_csv("runs.csv"), pd.read_parquet("x/a.parquet"), package.load_runs("runs/*")):
+    read = [package.load_runs(named) for named in ("runs/*", "runs")]
+    for table in (pd.read_csv("runs.csv"), pd.read_parquet("x/a.parquet"), *read):
         assert list(table["up_bytes"]) == [m["up_bytes"] for m in lines]
         assert list(table["accuracy"]) == pytest.approx([m["accuracy"] for m in lines])
         assert list(table["seed"]) == [0, 0, 1, 1]

@@ -47,8 +47,9 @@ def _run() -> int:
         print(help_.format_message())
         return 0
     except click.UsageError as error:
-        hint = f"{error.ctx.command_path} --help" if error.ctx else "fedq --help"
-        raise FedqError("FQ106", error.format_message(), where=" ".join(["fedq", *sys.argv[1:]]), hint=hint) from None
+        from fedq.cli.unknown import explained
+
+        raise explained(error, " ".join(["fedq", *sys.argv[1:]])) from None
     except click.exceptions.Abort:
         raise KeyboardInterrupt from None
     return status if isinstance(status, int) else 0

@@ -41,6 +41,15 @@ def of(kind: str) -> Callable[[str], list[str]]:
     return complete
 
 
+def among(*words: str) -> Callable[[str], list[str]]:
+    """A completion of these words."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
+
+
 def anything(incomplete: str) -> list[str]:
     """What `fedq show` knows."""
     known = dict.fromkeys([*KINDS, *(name for kind in SOURCES for name in names(kind))])

@@ -27,7 +27,7 @@ def run_on_screen(
     """Begin or go on with a run, and show it until it ends; returns the exit status."""
     from fedq.deploy.supervise import cancel, follow
     from fedq.report.screen import Screen, outcome, plan
-    from fedq.runs import open_run
+    from fedq.runs import best, open_run
     from fedq.simulation import begin, reopen
 
     again = (config / "run.toml").is_file()
@@ -44,9 +44,8 @@ def run_on_screen(
             cancel(of, open_run(run.path))
             screen.say(f"stopped; the rounds before are saved\ngo on: fedq deploy run {run.path} --dir {of.folder}")
             return EXIT_INTERRUPTED
-        totals, lines = run.totals(), run.records()
-        best = max(((m["accuracy"], m["round"]) for m in lines if m["accuracy"] is not None), default=None)
-        screen.say(outcome(totals, best))
+        totals = run.totals()
+        screen.say(outcome(totals, best(run.records())))
         screen.say(f"  {run.path}/   run.toml  metrics.jsonl  model.safetensors")
         screen.say(f"Next:  fedq compare {run.path.parent}/*")
     if as_json:

@@ -31,9 +31,14 @@ def export(
 
     Example: fedq export csv runs/fedvote-digits-s0-b5d13f --out fedvote.csv
     """
-    from fedq.report.comparison import opened
+    import sys
+
+    from fedq.finding import opened
     from fedq.report.exports import EXPORTS
 
     write, default = EXPORTS[form.value]
-    print(write(opened(runs)[0], out or Path(default)))
+    found, notes = opened(runs)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(write(found, out or Path(default)))
     return 0

@@ -5,7 +5,7 @@ from typing import Annotated, TypeAlias
 
 from typer import Option
 
-from fedq.cli.complete import of
+from fedq.cli.complete import among, of
 
 SECTION = {
     "strategy": "strategy.name",
@@ -75,7 +75,11 @@ Lr: TypeAlias = Annotated[float | None, Option(help="Learning rate; default 0.05
 Epsilon: TypeAlias = Annotated[float | None, Option(help="Privacy that dp_lora may spend in all rounds; default 8.")]
 Delta: TypeAlias = Annotated[float | None, Option(help="The delta that goes with it; default 1e-5.")]
 Partition: TypeAlias = Annotated[
-    str | None, Option(help="iid, dirichlet:A, fedau:A, by:COLUMN; default dirichlet:0.5.")
+    str | None,
+    Option(
+        help="iid, dirichlet:A, fedau:A, by:COLUMN; default dirichlet:0.5.",
+        autocompletion=among("iid", "dirichlet:", "fedau:", "by:"),
+    ),
 ]
 Attack: TypeAlias = Annotated[
     str | None,
@@ -87,10 +91,18 @@ Attack: TypeAlias = Annotated[
 ]
 Seed: TypeAlias = Annotated[int | None, Option(help="Every random choice follows from it; default 0.")]
 Tolerate: TypeAlias = Annotated[float | None, Option(help="Share of a round's clients that may fail; default 0.")]
-Engine: TypeAlias = Annotated[str | None, Option(help="local (default: threads) or ray; never changes a result.")]
+Engine: TypeAlias = Annotated[
+    str | None,
+    Option(help="local (default: threads) or ray; never changes a result.", autocompletion=among("local", "ray")),
+]
 Workers: TypeAlias = Annotated[
     int | None, Option(help="How many train at once; above 1, on Ray unless --engine local.")
 ]
 RayAddress: TypeAlias = Annotated[str | None, Option(help="Join this Ray cluster: auto or HOST:PORT.")]
-Device: TypeAlias = Annotated[str | None, Option(help="cpu (default) or cuda: where clients train.")]
-Precision: TypeAlias = Annotated[str | None, Option(help="fp32 (default) or bf16: of the products in training.")]
+Device: TypeAlias = Annotated[
+    str | None, Option(help="cpu (default) or cuda: where clients train.", autocompletion=among("cpu", "cuda"))
+]
+Precision: TypeAlias = Annotated[
+    str | None,
+    Option(help="fp32 (default) or bf16: of the products in training.", autocompletion=among("fp32", "bf16")),
+]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from shutil import get_terminal_size
 from tempfile import TemporaryFile
 from time import sleep
 from typing import IO, Any, TextIO
@@ -16,7 +17,6 @@ from typing import IO, Any, TextIO
 from fedq.errors import EXIT_INTERRUPTED
 from fedq.report.units import duration, share, size
 from fedq.runs import Run
-from fedq.settings import read_toml
 from fedq.sweep import Point
 
 POLL = 0.05  # seconds
@@ -34,16 +34,11 @@ class Job:
 
     @classmethod
     def of(cls, point: Point, run: Run | None, jobs: int) -> "Job":
-        """What is left to do for a point, of which `run` may be there already, where `jobs` share the machine."""
-        new = cls(point, (*point.words, *_threads(point, jobs)))
-        if run is None or _data(run) != point.config.top.data.dir:
-            return new
-        words = ("resume", str(run.path))
-        if run.status == "done":
-            return cls(point, words, "done", run.totals())
-        if not (run.status == "running" or list(run.path.glob("checkpoints/*.npz"))):
-            return new
-        return cls(point, words, "in use" if run.status == "running" else "to do", run.totals())
+        """What is left to do for a point, of which `run` is begun already if there is one, where `jobs` share cores."""
+        if run is None:
+            return cls(point, (*point.words, *_threads(point, jobs)))
+        state = {"done": "done", "running": "in use"}.get(run.status, "to do")
+        return cls(point, ("resume", str(run.path)), state, run.totals())
 
     @property
     def command(self) -> str:
@@ -69,17 +64,33 @@ class Job:
 def play_jobs(todo: Sequence[Job], jobs: int, lines: TextIO) -> bool:
     """Play `todo`, `jobs` at a time, a line each as it ends; returns whether somebody stopped it."""
     waiting, running, ended = list(todo), list[_Process](), 0
+    status = _Status()
     with _forwarding(running) as asked, _stopping(running):
         while running or (waiting and not asked):
             while waiting and len(running) < jobs and not asked:
                 running.append(_Process(waiting.pop(0)))
+                status.show(running)
             for process in [p for p in running if p.ended()]:
                 running.remove(process)
                 ended += 1
                 width = len(str(len(todo)))
+                status.show([])
                 print(f"[{ended:>{width}}/{len(todo)}]  {process.job.line()}", file=lines, flush=True)
+                status.show(running)
             sleep(POLL)
     return bool(asked)
+
+
+class _Status:
+    """What runs now, on the last line of a terminal; nothing elsewhere."""
+
+    def show(self, running: "Sequence[_Process]") -> None:
+        """Say what runs, in place of what was said before; nothing if nothing does."""
+        if sys.stderr.isatty():
+            names = ", ".join(process.job.point.name or "the config as it is" for process in running)
+            width = get_terminal_size().columns - 1
+            text = f"running: {names}" if names else ""
+            print(f"\r{text[:width]:<{width}}", end="\r", file=sys.stderr, flush=True)
 
 
 class _Process:
@@ -103,12 +114,6 @@ class _Process:
             first = err.strip().splitlines()
             self.job.said = first[0] if first else f"ended by signal {-status}" if status < 0 else ""
         return True
-
-
-def _data(run: Run) -> str:
-    """The folder that a run takes its data from; nothing for those that come with a name."""
-    setting = read_toml(run.path / "run.toml").get("data.dir")
-    return str(setting.value) if setting else ""
 
 
 def _read(file: IO[bytes]) -> str:

@@ -5,12 +5,11 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from fedq.build import Simulation
 from fedq.errors import EXIT_DONE, EXIT_INTERRUPTED
 from fedq.report.screen import Screen, outcome, plan
-from fedq.runs import Run
+from fedq.runs import Run, best
 from fedq.simulation import play
 from fedq.until import Until
 
@@ -27,11 +26,12 @@ def play_on_screen(
         stopped = _play(run, simulation, goal, screen)
         totals = run.totals()
         if stopped:
-            screen.say(f"stopped after round {totals['rounds']}; it is saved\nresume: fedq resume {run.path}")
+            after = f"after round {totals['rounds']}; it is saved" if totals["rounds"] else "in the first round"
+            screen.say(f"stopped {after}\nresume: fedq resume {run.path}")
         else:
             if goal:
                 screen.say(f"goal {until} " + ("reached" if goal.met(run.records()) else "not reached"))
-            screen.say(outcome(totals, _best(run.records())))
+            screen.say(outcome(totals, best(run.records())))
             screen.say(f"  {run.path}/   run.toml  metrics.jsonl  model.safetensors")
             if next_:
                 screen.say(f"Next:  fedq compare {run.path.parent}/*")
@@ -76,11 +76,3 @@ def _interrupts(screen: Screen) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():  # once stopping, a late Ctrl-C shall not tear the way out
             signal.signal(number, signal.SIG_IGN if asked else handler)
-
-
-def _best(lines: list[dict[str, Any]]) -> tuple[float, int] | None:
-    scored = [(m["accuracy"], -m["round"]) for m in lines if m["accuracy"] is not None]
-    if not scored:
-        return None
-    accuracy, round_ = max(scored)
-    return accuracy, -round_

@@ -61,14 +61,15 @@ def simulate(
     if sys.stderr.isatty() and not quiet:
         print("loading ...", end="\r", file=sys.stderr, flush=True)
     from fedq.config import resolve
+    from fedq.errors import together
     from fedq.until import Until
 
-    resolved = resolve(_settings(config, given, set_ or []))
+    resolved, _ = together(
+        lambda: resolve(_settings(config, given, set_ or [])), lambda: Until.parse(until) if until else None
+    )
     if print_config:
         print(resolved.to_toml(), end="")
         return 0
-    if until:
-        Until.parse(until)
     if only_client is not None:
         from fedq.alone import play_alone
 

@@ -33,12 +33,13 @@ def sweep(
 
     from fedq.cli.jobs import Job, play_jobs
     from fedq.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN
-    from fedq.sweep import points, runs_by_hash
+    from fedq.sweep import begun, points, runs_by_hash
 
     found, known = points(config, set_ or [], [_dotted(g) for g in grid or []], out), runs_by_hash(out)
-    work = [Job.of(point, known.get(point.config.hash), jobs) for point in found]
+    work = [Job.of(point, begun(point.config, known), jobs) for point in found]
     todo = [job for job in work if job.state == "to do"]
-    print(f"{len(work)} runs, {len(work) - len(todo)} done already, {len(todo)} to do", file=sys.stderr)
+    many = f"{len(work)} run{'s' if len(work) != 1 else ''}"
+    print(f"{many}, {len(work) - len(todo)} done already, {len(todo)} to do", file=sys.stderr)
     if dry_run:
         print(*(job.command for job in todo), sep="\n", end="\n" if todo else "")
         return EXIT_DONE

@@ -2,18 +2,21 @@
 
 import difflib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 from fedq.data import DATA
 from fedq.data.partition import PARTITIONS
 from fedq.errors import FedqError
+from fedq.finding import runs_in
 from fedq.plugins import find, names
 from fedq.report.screen import line
 from fedq.report.tables import table
 from fedq.report.units import duration, share, size
-from fedq.runs import Run, open_run
+from fedq.runs import Run, not_a_run
 
 Rows = list[dict[str, Any]]
 
@@ -24,12 +27,19 @@ def listing(kind: str) -> Rows:
 
 
 def listing_text(kind: str) -> str:
-    """The listing as text."""
-    return table([TEXT.get(kind, _as_text)(row) for row in listing(kind)])
+    """The listing as text; on a terminal, what does not fit beside the names goes below itself."""
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    return table([TEXT.get(kind, _as_text)(row) for row in listing(kind)], width)
 
 
 def pages(name: str) -> list[dict[str, Any]]:
-    """What is called so: one page a kind, with settings and defaults; FedqError FQ101 if nothing is."""
+    """What is called so: one page a kind, with settings and defaults; FedqError FQ101 if nothing is.
+
+    What stands behind a colon (`inverse:6`, `dirichlet:0.5`) makes no other page.
+    """
+    asked, name = name, name.partition(":")[0]
+    if "/" in asked:
+        raise not_a_run(asked)
     found = [
         _page(kind, name, find(name))
         for kind, (registry, find) in _registries().items()
@@ -53,8 +63,8 @@ def pages(name: str) -> list[dict[str, Any]]:
     kinds = f"fedq show KIND lists what there is: {', '.join(KINDS)}"
     raise FedqError(
         "FQ101",
-        f"nothing is called `{name}`, and it is not a run",
-        where=f"fedq show {name}",
+        f"nothing is called `{asked}`, and it is not a run",
+        where=f"fedq show {asked}",
         hint=f"did you mean `{near[0]}`? {kinds}" if near else kinds,
     )
 
@@ -182,8 +192,7 @@ def _partitions() -> Rows:
 
 def _runs() -> Rows:
     rows = []
-    for file in sorted(Path("runs").glob("**/run.toml")):
-        run = open_run(file.parent)
+    for run in runs_in(Path("runs"), below=True):
         totals = run.totals()
         shown = {k: totals.get(k) for k in ("accuracy", "up_bytes", "down_bytes", "seconds")}
         rows.append(

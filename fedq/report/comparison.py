@@ -3,21 +3,20 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from glob import glob
 from math import floor
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
 from fedq.errors import FedqError
+from fedq.finding import matching, opened
 from fedq.report.curves import Curve, Group
 from fedq.report.tables import table, to_csv, to_latex, writing
 from fedq.report.units import duration, share, size
-from fedq.runs import Run, open_run
+from fedq.runs import Run
 from fedq.settings import flatten
 
 APART = ("seed", "data.dir", "workers", "engine", "ray_address")  # settings that may differ within a group
 TASK = ("data", "model", "clients")  # what runs must share to be compared, with the seeds
-HINT = "runs/ holds them by default: fedq show runs"
 Found: TypeAlias = tuple[dict[str, Any], dict[int, Curve], tuple[Run, ...]]  # settings, a curve a seed, the runs
 TOLD = ("per_round", "participation", "downlink", "client.local_steps", "client.local_epochs", "client.batch_size")
 
@@ -27,9 +26,7 @@ def compare(*runs: Run | str | Path, target: float | None = None, anyway: bool =
 
     A notebook shows the comparison as a picture and a table.
     """
-    named = [str(run.path if isinstance(run, Run) else run) for run in runs]
-    paths = [Path(path) for name in named for path in sorted(glob(name)) or [name]]
-    return Comparison.of(paths, target, anyway=anyway)
+    return Comparison.of(matching(runs), target, anyway=anyway)
 
 
 @final
@@ -57,7 +54,7 @@ class Comparison:
         if not anyway:
             _refuse_unlike(groups)
         reached = min(float(g.mean.accuracy.max()) for g in groups)
-        return cls(groups, target if target is not None else floor(100 * reached) / 100, tuple(notes))
+        return cls(groups, target if target is not None else floor(100 * reached + 1e-9) / 100, tuple(notes))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a group: final accuracies, and what it took to the end and to the target (None if not reached)."""
@@ -129,24 +126,6 @@ class Comparison:
             for name, text in texts.items():
                 (out / name).write_text(text, encoding="utf-8")
         return [out / name for name in texts]
-
-
-def opened(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """The runs named, and what among `paths` is none; beside runs, pictures and folders of runs are passed over."""
-    found: dict[Path, Run] = {}
-    notes = []
-    named = any((path / "run.toml").is_file() for path in paths)
-    for path in paths:
-        if not path.exists():
-            raise FedqError("FQ203", f"there is no `{path}`", where=str(path), hint=HINT)
-        inside = [path] if (path / "run.toml").is_file() else [toml.parent for toml in sorted(path.glob("*/run.toml"))]
-        for folder in [] if named and inside != [path] else inside:
-            found.setdefault(folder.resolve(), open_run(folder))
-        if not inside and path.is_dir():
-            notes.append(f"`{path}` is not a run and was left out")
-    if not found:
-        raise FedqError("FQ203", "none of these is a run", where=" ".join(map(str, paths)), hint=HINT)
-    return list(found.values()), notes
 
 
 @dataclass

@@ -1,26 +1,21 @@
 """Runs as one long pandas table."""
 
 from collections.abc import Iterable
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 from fedq.errors import FedqError
-from fedq.runs import Run, open_run
+from fedq.finding import matching, opened
+from fedq.runs import Run
 
 
 def load_runs(*patterns: str | Path) -> Any:
-    """The rounds of all runs that `patterns` match (`"runs/*"`), as a DataFrame; what is no run is passed over.
+    """The rounds of all runs that `patterns` name (`"runs/*"`, or a folder of runs), as a DataFrame.
 
-    Columns: run, strategy_name, codec, data, model, seed, those of metrics.jsonl, and the bytes and seconds so far.
-    FedqError FQ203 if there is none.
+    Columns: run, strategy, codec, data, model, seed, those of metrics.jsonl, and the bytes and seconds so far; what a
+    strategy shows of a round is `strategy_shows`. FedqError FQ203 if there is no run.
     """
-    found = sorted(
-        {path for p in patterns for path in glob(str(Path(p).expanduser())) if (Path(path) / "run.toml").is_file()}
-    )
-    if not found:
-        raise FedqError("FQ203", "none of these is a run", where=" ".join(map(str, patterns)), hint="fedq show runs")
-    return table_of([open_run(path) for path in found])
+    return table_of(opened(matching(patterns))[0])
 
 
 def table_of(runs: Iterable[Run]) -> Any:

@@ -5,21 +5,39 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from fedq.errors import FedqError, reason
 
+NARROW = 20  # characters that are no column any more
 TEX = str.maketrans({c: f"\\{c}" for c in "_%&#${}"} | {"~": r"\~{}", "^": r"\^{}", "\\": r"\textbackslash{}"})
 
 
-def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows as aligned text, the first column first."""
+def table(rows: Sequence[Mapping[str, str]], width: int | None = None) -> str:
+    """Rows as aligned text, the first column first; of `width` characters, the last column's text is wrapped.
+
+    >>> print(table([{"name": "x", "about": "a long story"}], width=14))
+    name  about
+    x     a long
+          story
+    """
     if not rows:
         return "none"
     keys = list(rows[0])
     widths = [max(len(k), *(len(r[k]) for r in rows)) for k in keys]
     texts = [keys, *([r[k] for k in keys] for r in rows)]
+    left = (width or 0) - sum(w + 2 for w in widths[:-1])
+    if width and left < widths[-1] and left >= min(NARROW, width // 2):
+        texts = [line for text in texts for line in _wrapped(text, left)]
     return "\n".join("  ".join(t.ljust(w) for t, w in zip(text, widths, strict=True)).rstrip() for text in texts)
+
+
+def _wrapped(text: Sequence[str], width: int) -> Iterator[list[str]]:
+    """A row as the lines that its last column takes."""
+    *before, last = text
+    for number, line in enumerate(wrap(last, width) or [""]):
+        yield [*(before if number == 0 else [""] * len(before)), line]
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
