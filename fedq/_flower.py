@@ -6,13 +6,14 @@ by the SuperLink, so an in-process grid must set them itself. Importing this mod
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from time import time
 from typing import Any, TypeVar
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
@@ -39,9 +40,45 @@ def set_message_id(message: Message, message_id: str) -> None:
     message.metadata.__dict__["_message_id"] = message_id
 
 
+def addressed(content: RecordDict, nodes: Iterable[int], kind: str) -> list[Message]:
+    """A message with this content to each of these nodes: as Flower builds them one by one, in a tenth of the time."""
+    like = Message(content, 0, kind)
+    return [_message(like, content, _dst_node_id=node) for node in nodes]
+
+
+def answer(message: Message, content: RecordDict) -> Message:
+    """`Message(content, reply_to=message)` without its tests of types, which take longer than a small client trains."""
+    asked, now = message.metadata.__dict__, time()
+    return _message(
+        message,
+        content,
+        _message_id="",
+        _src_node_id=asked["_dst_node_id"],
+        _dst_node_id=asked["_src_node_id"],
+        _src_task_id=asked["_dst_task_id"],
+        _dst_task_id=asked["_src_task_id"],
+        _reply_to_message_id=asked["_message_id"],
+        _created_at=now,
+        _ttl=asked["_created_at"] + asked["_ttl"] - now,
+        _delivered_at="",
+    )
+
+
+def _message(like: Message, content: RecordDict, **metadata: Any) -> Message:
+    """A message whose metadata differ from those of `like` in these."""
+    made = with_content(like, content)
+    told = made.__dict__["_metadata"] = Metadata.__new__(Metadata)
+    told.__dict__.update(like.metadata.__dict__, **metadata)
+    return made
+
+
 def isolated(message: Message) -> Message:
     """The message with records of its own, so that a client may pop from them; array bytes are shared."""
-    return with_content(message, filled(RecordDict(), {name: r.copy() for name, r in message.content.items()}))
+    content = message.content.copy()
+    own = content.__dict__["_data"]
+    for name, record in own.items():
+        own[name] = record.copy()
+    return with_content(message, content)
 
 
 def with_content(message: Message, content: RecordDict) -> Message:
@@ -129,6 +166,8 @@ __all__ = [
     "NODE_UNAVAILABLE",
     "SIMULATED_RUN",
     "Run",
+    "addressed",
+    "answer",
     "filled",
     "from_bytes",
     "isolated",

@@ -8,7 +8,7 @@ Flower's views by kind (`content.array_records`) copy it each time, a fifth of a
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from fedq._flower import filled
+from fedq._flower import answer, filled
 from fedq.errors import FedqError
 
 
@@ -49,4 +49,4 @@ def partition_of(context: Context) -> int:
 def reply_to(message: Message, arrays: ArrayRecord, examples: int, loss: float) -> Message:
     """A reply to a train message: what is sent, the client's number of examples and its mean training loss."""
     metrics = filled(MetricRecord(), {"num-examples": examples, "train-loss": loss})
-    return Message(filled(RecordDict(), {"arrays": arrays, "metrics": metrics}), reply_to=message)
+    return answer(message, filled(RecordDict(), {"arrays": arrays, "metrics": metrics}))

@@ -76,20 +76,20 @@ def _check_malformed(c: PackedCodec, payload: Array) -> None:
     if not data:
         del changed["truncated"]
     for what, fields in changed.items():
-        for use in (c.decode, c.check):
+        for use in (c.decode, c.open):
             try:
                 use(Array(*fields))
             except FedqError as error:
                 assert error.code == "FQ302", f"{c.name}: {what} payload: {error.code}; raise self.malformed(...)"
             else:
-                raise AssertionError(f"{c.name}: a {what} payload passes {use.__name__}; call super().check first")
+                raise AssertionError(f"{c.name}: a {what} payload passes {use.__name__}; call `self.size` first")
     random = rng(0, "mutate", c.name, len(data))
     extremes = [np.array(v, "<f4").tobytes() for v in (np.nan, np.inf, -1.0, np.finfo(np.float32).max, 1e30)]
     spoiled = [e + data[4:] for e in extremes] + [data[:-4] + e for e in extremes]
     for bytes_ in [b for b in spoiled if len(b) == len(data)] + [random.bytes(len(data)) for _ in range(20)]:
         noise = Array(payload.dtype, payload.shape, payload.stype, bytes_)  # decodes to finite values or is refused
         try:
-            c.check(noise)
+            c.open(noise)
             y = c.decode(noise)
             assert np.isfinite(y).all(), (
                 f"{c.name}: spoiled bytes decode to nan or inf; `unpack` must raise self.malformed(...)"

@@ -175,11 +175,12 @@ def test_fold_streams() -> None:
 
     like = {"w": np.zeros(200_000, np.float32)}
     payload = CODECS["binary"].encode(like["w"], key=key(0, "x"))
-    fold = Fold(CODECS["binary"], like)
+    fold = Fold(CODECS["binary"], like, lambda _: {name: CODECS["binary"].open(payload) for name in like})
+    metrics = MetricRecord({"num-examples": 10, "train-loss": 0.5})
+    reply = Message(RecordDict({"metrics": metrics}), reply_to=Message(RecordDict(), 1, "train"))
     tracemalloc.start()
     for _ in range(50):
-        for name in like:
-            fold._sums[name].add(payload, 1.0)
+        fold.add(reply, 1.0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * like["w"].nbytes

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
-from fedq._flower import isolated, set_message_id, simulated_run
+from fedq._flower import addressed, answer, isolated, set_message_id, simulated_run
 from fedq.build import build
 from fedq.clients.app import client_app
 from fedq.config import make_config
@@ -32,7 +32,19 @@ def test_flower_moved_nothing() -> None:
     set_message_id(message, "abc")
     assert Message(RecordDict(), reply_to=message).metadata.reply_to_message_id == "abc"
     assert isolated(message).metadata is message.metadata
+    alike, flowers = addressed(message.content, [7], "train")[0], Message(message.content, 7, "train")
+    assert _fields(alike) == _fields(flowers)
+    assert alike.metadata.created_at == pytest.approx(flowers.metadata.created_at, abs=5)
+    alike, flowers = answer(message, RecordDict()), Message(RecordDict(), reply_to=message)
+    assert _fields(alike) == _fields(flowers)
+    assert alike.metadata.ttl == pytest.approx(flowers.metadata.ttl, abs=5)
     assert Message(Error(1, "x"), reply_to=message).has_error()
+
+
+def _fields(message: Message) -> tuple[object, ...]:
+    times = ("_created_at", "_ttl")
+    told = {k: v for k, v in message.metadata.__dict__.items() if k not in times}
+    return type(message), type(message.metadata), told, set(message.metadata.__dict__), set(message.__dict__)
 
 
 @pytest.mark.parametrize("name", CODECS)

@@ -95,7 +95,7 @@ def test_mlp_without_norm_has_biases() -> None:
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_network_equals_the_module(name: str) -> None:
-    """Loss and gradient through the flat vector equal torch's own; an evaluation leaves the weights alone."""
+    """Loss and gradient through the flat vector equal torch's own in the same layout; evaluating moves no weight."""
     plan = blueprint(name)
     drawn = plan.initial_weights()
     net = Network(plan, drawn, list(drawn))
@@ -106,6 +106,7 @@ def test_network_equals_the_module(name: str) -> None:
     module = plan.module()
     rekey_(module, 0, 1, 2)
     module.load_state_dict({n: torch.tensor(v) for n, v in drawn.items()})
+    module.to(memory_format=torch.channels_last)
     expected = torch.nn.functional.cross_entropy(module(x), y)
     expected.backward()
     torch.testing.assert_close(loss[0], expected.detach())

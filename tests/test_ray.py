@@ -124,6 +124,18 @@ def test_clients_that_kill_every_worker_end_the_run(cluster: Cluster) -> None:
     assert error.value.exit_code == 4
 
 
+def test_workers_that_die_as_they_start_end_the_run(cluster: Cluster) -> None:
+    simulation = build(config("votes", engine="ray", workers=2))
+    simulation.clients._make = _stillborn
+    with pytest.raises(FedqError, match="3 workers died as they started") as error:
+        played(simulation)
+    assert error.value.exit_code == 4
+
+
+def _stillborn(_: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _deadly(_: Any) -> Any:
     from flwr.clientapp import ClientApp
 

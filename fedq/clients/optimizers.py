@@ -4,9 +4,9 @@
 clients, and spares a second of imports. Tests hold both to `torch.optim`'s results.
 """
 
+from math import sqrt
 from typing import Literal, Protocol, final
 
-import torch
 from torch import Tensor
 
 
@@ -43,13 +43,15 @@ class Adam:
 
     def step_(self, w: Tensor, g: Tensor) -> None:
         """One step, in place."""
-        if self._t == 0:
-            self._m, self._v = torch.zeros_like(w), torch.zeros_like(w)
         self._t += 1
-        self._m.lerp_(g, 1 - self._beta1)
-        self._v.mul_(self._beta2).addcmul_(g, g, value=1 - self._beta2)
-        root = (self._v / (1 - self._beta2**self._t)).sqrt_().add_(self._epsilon)
-        w.addcdiv_(self._m, root, value=-self._lr / (1 - self._beta1**self._t))
+        if self._t == 1:
+            self._m, self._v = g * (1 - self._beta1), (g * g).mul_(1 - self._beta2)
+        else:
+            self._m.lerp_(g, 1 - self._beta1)
+            self._v.mul_(self._beta2).addcmul_(g, g, value=1 - self._beta2)
+        seen = sqrt(1 - self._beta2**self._t)  # sqrt(v / seen^2) + epsilon = (sqrt(v) + epsilon seen) / seen
+        root = self._v.sqrt().add_(self._epsilon * seen)
+        w.addcdiv_(self._m, root, value=-self._lr * seen / (1 - self._beta1**self._t))
 
 
 def optimizer(name: Literal["sgd", "adam"], lr: float, momentum: float) -> Optimizer:

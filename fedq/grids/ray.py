@@ -68,6 +68,7 @@ class RayGrid(SimulatedGrid):
         super().__init__(clients, cohort)
         self.cluster, self._make, self._shared = cluster, make, shared
         self._actors: list[_Actor] = []
+        self._stillborn = 0  # workers in a row that died as they started
         self._ray: Any = None
 
     def __str__(self) -> str:
@@ -177,16 +178,20 @@ class RayGrid(SimulatedGrid):
         try:
             process, node, versions = self._ray.get(actor.ready)
         except self._ray.exceptions.RayActorError as error:
-            if not error.actor_init_failed:
-                self._bury(actor, "died as it started")
-                return False
             said = str(error).strip().split("\n")[-1]
-            hint = "every node needs the same Python packages as the driver"
-            raise FedqError("FQ206", f"a worker could not start: {said}", key="engine", hint=hint) from error
+            if error.actor_init_failed:
+                hint = "every node needs the same Python packages as the driver"
+                raise FedqError("FQ206", f"a worker could not start: {said}", key="engine", hint=hint) from error
+            self._bury(actor, "died as it started")
+            self._stillborn += 1
+            if self._stillborn == DEATHS:
+                hint = "if memory is short: fewer --workers, or a smaller model"
+                raise FedqError("FQ206", f"{DEATHS} workers died as they started: {said}", hint=hint) from error
+            return False
         own = {name: version(name) for name in PACKAGES}
         if versions != own:
             raise FedqError("FQ206", f"node {node} has {versions}, and the driver {own}", key="engine")
-        actor.name = f"worker {process} on {node}"
+        actor.name, self._stillborn = f"worker {process} on {node}", 0
         return True
 
     # --------------------------------------------------------------------------------------------- deaths

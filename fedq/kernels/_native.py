@@ -6,6 +6,7 @@ slices of the coordinates, so the result does not depend on their number.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from fedq.kernels._reference_rans import RANS_BLOCK, rans_lanes
 from fedq.kernels._reference_votes import Counts, Numbers, Rows, tables
 from fedq.rng import Key
 
+_FLOAT, _BITS = Struct("<f"), Struct("<I")
 _SLICE = 4096  # slices begin at its multiples: whole bytes, Philox tiles and QSGD buckets
 _SLICE_BASE3 = 20480  # ... and whole blocks of 320 trits
 
@@ -220,7 +222,8 @@ def qsgd_valid(packed: U8, bits: int) -> bool:
 
 def largest(x: F32) -> float:
     """See `_reference`."""
-    return float(np.uint32(_call("largest", checked(x, np.float32), 0, x.size)).view(np.float32))
+    (magnitude,) = _FLOAT.unpack(_BITS.pack(_call("largest", checked(x, np.float32), 0, x.size)))
+    return float(magnitude)
 
 
 def topk(x: F32, k: int) -> tuple[U32, F32]:

@@ -26,5 +26,6 @@ def __getattr__(name: str) -> Any:
     native = _library.library() is not None
     for module in (_native, *_SPECIFICATION) if native else _SPECIFICATION:
         if hasattr(module, name):
-            return getattr(module, name)
+            found = globals()[name] = getattr(module, name)
+            return found
     raise AttributeError(f"there is no kernel `{name}`")

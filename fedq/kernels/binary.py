@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing import final
 
 import numpy as np
-from flwr.app import Array
 
 from fedq.kernels import active as kernels
 from fedq.kernels._reference import F32, U8, padding_is_zero
@@ -29,8 +28,8 @@ class _OneBit(PackedCodec):
         """Values [d] -> packed bits as bytes."""
         return self.bits(x, key).tobytes()
 
-    def rows(self, data: bytes, d: int) -> tuple[U8]:
-        """The packed bits, their padding checked."""
+    def parts(self, data: bytes, d: int) -> tuple[U8]:
+        """The packed bits, their padding found clear."""
         packed = np.frombuffer(data, np.uint8)
         if not padding_is_zero(packed, d):
             raise self.malformed("padding bits are set")
@@ -38,11 +37,7 @@ class _OneBit(PackedCodec):
 
     def unpack(self, data: bytes, d: int) -> F32:
         """Packed bits -> [d] of -1 and +1."""
-        return kernels.decode_binary(*self.rows(data, d), d)
-
-    def check(self, payload: Array) -> None:
-        """Refuse what does not decode, without decoding it."""
-        self.rows(payload.data, self.opened(payload))
+        return kernels.decode_binary(*self.parts(data, d), d)
 
     def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
         """A vote on packed bits."""

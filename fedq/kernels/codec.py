@@ -7,9 +7,10 @@ are never averaged by accident.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
 from inspect import getdoc
 from math import prod
-from typing import Protocol, TypeAlias, final
+from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 from flwr.app import Array
@@ -20,7 +21,7 @@ from fedq.kernels import active as kernels
 from fedq.rng import Key
 
 F32: TypeAlias = NDArray[np.float32]
-
+Parts: TypeAlias = Any  # what a payload holds, read and found sound, in a form of its codec's own
 
 LARGEST = 2.0**60  # no codec carries larger magnitudes: sums of them stay finite, and nothing sane is near
 
@@ -30,6 +31,9 @@ class Accumulator(Protocol):
 
     def add(self, payload: Array, weight: float) -> None:
         """Add `weight * decode(payload)`."""
+
+    def fold(self, parts: Parts, weight: float) -> None:
+        """`add` of what `Codec.open` read from a payload of this shape."""
 
     def sum(self) -> F32:
         """The sum so far, in the array's shape."""
@@ -51,8 +55,8 @@ class Codec(Protocol):
     def encode_rows(self, x_K: F32, keys: Sequence[Key]) -> list[Array]:
         """`encode` of K arrays of one shape [K, ...], each with a key of its own: the same bytes, faster."""
 
-    def check(self, payload: Array) -> None:
-        """FedqError unless `payload` decodes: stype, dtype, length, bit patterns, finite numbers."""
+    def open(self, payload: Array) -> Parts:
+        """What `payload` holds. FedqError unless it decodes: stype, dtype, length, bit patterns, finite numbers."""
 
     def decode(self, payload: Array) -> F32:
         """The array that `payload` carries; malformed bytes are a FedqError, never a crash."""
@@ -70,13 +74,14 @@ class PackedCodec(ABC):
     name: str
     unit = False
     unbiased = True
+    draws = True  # whether `pack` takes random bits
 
     @property
     def about(self) -> str:
         """What it is, in one line: its docstring's first; a class with several codecs says which this one is."""
         return (getdoc(self) or "").split("\n")[0]
 
-    @property
+    @cached_property
     def stype(self) -> str:
         """The mark of this codec's payloads on the wire."""
         return f"fedq.{self.name}"
@@ -131,24 +136,29 @@ class PackedCodec(ABC):
         """`pack` of each row; codecs with a kernel for many rows override it."""
         return map(self.pack, x_KD, keys)
 
-    def check(self, payload: Array) -> None:
-        """Refuse what does not decode; see `Codec.check`."""
-        self.decode(payload)
+    def parts(self, data: bytes, d: int) -> Parts:
+        """What bytes of the right length hold; FedqError for impossible ones.
+
+        The values [d]; codecs whose sums take another form override it, and `add_` or `accumulator` with it.
+        """
+        return self.unpack(data, d)
+
+    def open(self, payload: Array) -> Parts:
+        """Read `payload`, or refuse it; see `Codec.open`."""
+        return self.parts(payload.data, self.size(payload))
 
     def decode(self, payload: Array) -> F32:
         """Unpack `payload`; see `Codec.decode`."""
-        return self.unpack(payload.data, self.opened(payload)).reshape(payload.shape)
+        return self.unpack(payload.data, self.size(payload)).reshape(payload.shape)
 
-    def opened(self, payload: Array) -> int:
+    def size(self, payload: Array) -> int:
         """The number of values of a payload whose outside is right: stype, dtype, shape, length."""
         if payload.stype != self.stype:
             raise FedqError("FQ302", f"a payload of stype `{payload.stype}`, expected `{self.stype}`")
         if payload.dtype != "float32":
             raise FedqError("FQ302", f"a `{self.name}` payload of dtype `{payload.dtype}`, expected `float32`")
-        if any(n < 0 for n in payload.shape):
-            raise FedqError("FQ302", f"a `{self.name}` payload of shape {payload.shape}")
-        d = prod(payload.shape)
-        if len(payload.data) not in self.lengths(d):
+        d, lengths = _room(self, tuple(payload.shape))
+        if len(payload.data) not in lengths:
             raise FedqError(
                 "FQ302",
                 f"a `{self.name}` payload of {len(payload.data)} bytes, {d} values take {self.nbytes(d)}",
@@ -159,20 +169,15 @@ class PackedCodec(ABC):
         """A float32 sum; codecs whose sums have another form override it."""
         return FloatSum(self, shape)
 
-    def add_(self, total: F32, data: bytes, weight: np.float32) -> None:
-        """Add `weight` times the values of bytes of the right length to `total` [d], in place.
+    def add_(self, total: F32, parts: Parts, weight: np.float32) -> None:
+        """Add `weight` times what `parts` gave to `total` [d], in place."""
+        total += parts if weight == 1 else weight * parts
 
-        By decoding; codecs that can add packed bytes override it.
-        """
-        x = self.unpack(data, total.size)
-        total += x if weight == 1 else weight * x
-
-    def opened_as(self, payload: Array, shape: tuple[int, ...]) -> int:
-        """`opened`, for a payload that must have this shape."""
-        d = self.opened(payload)
+    def open_as(self, payload: Array, shape: tuple[int, ...]) -> Parts:
+        """`open`, for a payload that must have this shape."""
         if tuple(payload.shape) != shape:
             raise FedqError("FQ302", f"a payload of shape {payload.shape}, expected {shape}")
-        return d
+        return self.open(payload)
 
     def aggregate(self, payloads: Iterable[Array], weights: Iterable[float]) -> F32:
         """The weighted sum; see `Codec.aggregate`."""
@@ -197,17 +202,30 @@ def payload(shape: tuple[int, ...], stype: str, data: bytes) -> Array:
     return made
 
 
+@lru_cache(maxsize=4096)
+def _room(codec: PackedCodec, shape: tuple[int, ...]) -> tuple[int, range]:
+    """The number of values of this shape, and the payload lengths that they may have."""
+    if any(n < 0 for n in shape):
+        raise FedqError("FQ302", f"a `{codec.name}` payload of shape {shape}")
+    d = prod(shape)
+    return d, codec.lengths(d)
+
+
 @final
 class FloatSum:
     """The sum of payloads in one float32 array of their shape; the codec adds each in its own way."""
 
     def __init__(self, codec: PackedCodec, shape: tuple[int, ...]) -> None:
         self._codec, self._sum = codec, np.zeros(shape, np.float32)
+        self._flat = self._sum.reshape(-1)
 
     def add(self, payload: Array, weight: float) -> None:
         """Add `weight * decode(payload)`."""
-        self._codec.opened_as(payload, self._sum.shape)
-        self._codec.add_(self._sum.reshape(-1), payload.data, np.float32(weight))
+        self.fold(self._codec.open_as(payload, self._sum.shape), weight)
+
+    def fold(self, parts: Parts, weight: float) -> None:
+        """Add what was read from a payload."""
+        self._codec.add_(self._flat, parts, np.float32(weight))
 
     def sum(self) -> F32:
         """The sum so far."""

@@ -14,6 +14,7 @@ class Float32(PackedCodec):
     """Every bit of every value: 4 bytes each. Lossless."""
 
     name = "float32"
+    draws = False
 
     def nbytes(self, d: int) -> int:
         """4 d."""
@@ -37,6 +38,7 @@ class Float16(PackedCodec):
 
     name = "float16"
     unbiased = False
+    draws = False
 
     def nbytes(self, d: int) -> int:
         """2 d."""

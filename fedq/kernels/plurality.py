@@ -31,8 +31,9 @@ def planes(codec: PackedCodec) -> int:
 
 def rows_of(codec: PackedCodec, payload: Array) -> Rows:
     """The bit planes of a payload of votes; FedqError FQ302 if it is malformed."""
-    assert isinstance(codec, Binary | Sign | Planes)
-    return codec.rows(payload.data, codec.opened(payload))
+    assert votes(codec)
+    rows: Rows = codec.open(payload)
+    return rows
 
 
 def plurality(rows_K: Sequence[Rows], d: int) -> Rows:

@@ -7,7 +7,6 @@ The paper scales by the 2-norm of a bucket; here, as in its section on practical
 from typing import final
 
 import numpy as np
-from flwr.app import Array
 
 from fedq.kernels import active as kernels
 from fedq.kernels._reference import BUCKET, F32, U8
@@ -39,8 +38,8 @@ class Qsgd(PackedCodec):
         codes, scale = kernels.qsgd_encode(x, self.bits, key)
         return codes.tobytes() + scale.astype("<f4", copy=False).tobytes()
 
-    def opened_codes(self, data: bytes, d: int) -> tuple[U8, F32]:
-        """Codes and scales, checked."""
+    def parts(self, data: bytes, d: int) -> tuple[U8, F32]:
+        """Codes and scales."""
         n = self._code_bytes(d)
         packed = np.frombuffer(data, np.uint8, n)
         scale = np.frombuffer(data, "<f4", offset=n).astype(np.float32, copy=False)
@@ -54,16 +53,11 @@ class Qsgd(PackedCodec):
 
     def unpack(self, data: bytes, d: int) -> F32:
         """Codes and scales -> [d]."""
-        return kernels.qsgd_decode(*self.opened_codes(data, d), d, self.bits)
+        return kernels.qsgd_decode(*self.parts(data, d), d, self.bits)
 
-    def check(self, payload: Array) -> None:
-        """Refuse what does not decode, without decoding it."""
-        self.opened_codes(payload.data, self.opened(payload))
-
-    def add_(self, total: F32, data: bytes, weight: np.float32) -> None:
+    def add_(self, total: F32, parts: tuple[U8, F32], weight: np.float32) -> None:
         """Add the codes directly; see `PackedCodec.add_`."""
-        packed, scale = self.opened_codes(data, total.size)
-        kernels.qsgd_add_(total, packed, scale, self.bits, weight)
+        kernels.qsgd_add_(total, *parts, self.bits, weight)
 
     def _code_bytes(self, d: int) -> int:
         return -(-d * self.bits // 8)

@@ -54,8 +54,9 @@ def encode_rows(
     arrays_K: Arrays, by: PackedCodec, seed: int, purpose: str, places: Sequence[tuple[int, ...]]
 ) -> list[ArrayRecord]:
     """Named arrays of K clients [K, ...], packed as `encode` would at each client's place; a record for each."""
-    packed = {
-        name: by.encode_rows(x_K, [key(seed, purpose, *place, name) for place in places])
-        for name, x_K in arrays_K.items()
-    }
+
+    def keys(name: str) -> list[Key]:
+        return [key(seed, purpose, *place, name) if by.draws else _NO_BITS for place in places]
+
+    packed = {name: by.encode_rows(x_K, keys(name)) for name, x_K in arrays_K.items()}
     return [record({name: rows[k] for name, rows in packed.items()}) for k in range(len(places))]

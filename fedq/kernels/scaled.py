@@ -2,15 +2,16 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from struct import Struct
 from typing import final
 
 import numpy as np
 from flwr.app import Array
 
-from fedq.kernels.codec import F32, LARGEST, Accumulator, PackedCodec
-from fedq.kernels.codec import payload as array
+from fedq.kernels.codec import F32, LARGEST, Accumulator, PackedCodec, Parts
 from fedq.rng import Key
 
+_SCALE = Struct("<f")
 TINY = np.finfo(np.float32).tiny  # a scale so small is none
 
 
@@ -35,23 +36,21 @@ class WithScale(PackedCodec):
 
     def unpack(self, data: bytes, d: int) -> F32:
         """Inner values times the scale."""
-        return self._inner.unpack(data[4:], d) * self._scale(data)
+        return self._inner.unpack(data[4:], d) * np.float32(self._scale(data))
 
     def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
         """The inner accumulator, with each weight times the payload's scale."""
         return _ScaledSum(self, self._inner, shape)
 
-    def opened_scale(self, payload: Array) -> tuple[np.float32, Array]:
-        """The scale, and the inner payload."""
-        self.opened(payload)
-        inner = array(payload.shape, self._inner.stype, payload.data[4:])
-        return self._scale(payload.data), inner
+    def parts(self, data: bytes, d: int) -> tuple[float, Parts]:
+        """The scale, and what the inner bytes hold."""
+        return self._scale(data), self._inner.parts(data[4:], d)
 
-    def _scale(self, data: bytes) -> np.float32:
-        scale = np.frombuffer(data, "<f4", 1)[0]
+    def _scale(self, data: bytes) -> float:
+        (scale,) = _SCALE.unpack_from(data)
         if not 0 <= scale <= LARGEST:
             raise self.malformed("the scale is negative, huge or not finite")
-        return np.float32(scale)
+        return float(scale)
 
 
 @final
@@ -72,10 +71,14 @@ class Scaled(WithScale):
 
     def pack_rows(self, x_KD: F32, keys: Sequence[Key]) -> Iterable[bytes]:
         """All rows at once."""
-        magnitude_KD = np.abs(x_KD)
-        scale_K = magnitude_KD.max(1, initial=0) if self.unbiased or not x_KD.size else magnitude_KD.mean(1)
-        some = np.maximum(scale_K, TINY)[:, None]
-        unit_KD = np.where(some > TINY, np.clip(x_KD / some, -1, 1), np.float32(0))
+        by_mean = x_KD.size and not self.unbiased
+        scale_K = np.abs(x_KD).mean(1) if by_mean else np.maximum(x_KD.max(1, initial=0), -x_KD.min(1, initial=0))
+        none_K = scale_K <= TINY
+        unit_KD = x_KD / np.maximum(scale_K, TINY)[:, None]
+        if by_mean:
+            np.clip(unit_KD, -1, 1, out=unit_KD)
+        if none_K.any():
+            unit_KD[none_K] = 0
         rows = zip(scale_K.astype("<f4", copy=False), self._inner.pack_rows(unit_KD, keys), strict=True)
         return (scale.tobytes() + packed for scale, packed in rows)
 
@@ -83,11 +86,14 @@ class Scaled(WithScale):
 @final
 class _ScaledSum:
     def __init__(self, outer: WithScale, inner: PackedCodec, shape: tuple[int, ...]) -> None:
-        self._outer, self._total = outer, inner.accumulator(shape)
+        self._outer, self._shape, self._total = outer, shape, inner.accumulator(shape)
 
     def add(self, payload: Array, weight: float) -> None:
-        scale, inner = self._outer.opened_scale(payload)
-        self._total.add(inner, weight * float(scale))
+        self.fold(self._outer.open_as(payload, self._shape), weight)
+
+    def fold(self, parts: tuple[float, Parts], weight: float) -> None:
+        scale, inner = parts
+        self._total.fold(inner, weight * scale)
 
     def sum(self) -> F32:
         return self._total.sum()

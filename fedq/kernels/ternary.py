@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing import final
 
 import numpy as np
-from flwr.app import Array
 
 from fedq.kernels import active as kernels
 from fedq.kernels._reference import F32, U8, padding_is_zero
@@ -39,14 +38,10 @@ class Planes(PackedCodec):
         """Wire bytes -> [d] of -1, 0, +1."""
         return kernels.decode_ternary(self.read(np.frombuffer(data, np.uint8), d), d)
 
-    def rows(self, data: bytes, d: int) -> tuple[U8, U8]:
-        """The plane of +1 and the plane of -1, checked."""
+    def parts(self, data: bytes, d: int) -> tuple[U8, U8]:
+        """The plane of +1 and the plane of -1."""
         plus, minus = self.read(np.frombuffer(data, np.uint8), d)
         return plus, minus
-
-    def check(self, payload: Array) -> None:
-        """Refuse what does not decode, without decoding it."""
-        self.rows(payload.data, self.opened(payload))
 
     def accumulator(self, shape: tuple[int, ...]) -> Accumulator:
         """A vote on bit planes."""

@@ -4,7 +4,6 @@ from math import ceil
 from typing import final
 
 import numpy as np
-from flwr.app import Array
 
 from fedq.errors import FedqError
 from fedq.kernels import active as kernels
@@ -56,8 +55,8 @@ class TopK(PackedCodec):
         index, value = kernels.topk(x, self._k(x.size))
         return index.astype("<u4", copy=False).tobytes() + value.astype("<f4", copy=False).tobytes()
 
-    def opened_pairs(self, data: bytes, d: int) -> tuple[U32, F32]:
-        """Indices and values, checked."""
+    def parts(self, data: bytes, d: int) -> tuple[U32, F32]:
+        """Indices and values."""
         k = self._k(d)
         index = np.frombuffer(data, "<u4", k).astype(np.uint32, copy=False)
         value = np.frombuffer(data, "<f4", k, 4 * k).astype(np.float32, copy=False)
@@ -69,18 +68,14 @@ class TopK(PackedCodec):
 
     def unpack(self, data: bytes, d: int) -> F32:
         """Values [d], most of them zero."""
-        index, value = self.opened_pairs(data, d)
+        index, value = self.parts(data, d)
         x = np.zeros(d, np.float32)
         x[index] = value
         return x
 
-    def check(self, payload: Array) -> None:
-        """Refuse what does not decode, without decoding it."""
-        self.opened_pairs(payload.data, self.opened(payload))
-
-    def add_(self, total: F32, data: bytes, weight: np.float32) -> None:
+    def add_(self, total: F32, parts: tuple[U32, F32], weight: np.float32) -> None:
         """Touch the sum only where the payload has values; see `PackedCodec.add_`."""
-        index, value = self.opened_pairs(data, total.size)
+        index, value = parts
         total[index] += weight * value
 
     def _k(self, d: int) -> int:

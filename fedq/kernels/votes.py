@@ -80,7 +80,7 @@ class VoteAccumulator:
 
 @final
 class PayloadVotes:
-    """A codec's accumulator whose payloads are votes: `codec.rows(data, d)` gives a payload's checked rows."""
+    """The accumulator of a codec whose payloads are votes: their parts are rows."""
 
     def __init__(self, codec: Any, shape: tuple[int, ...], symbols: int) -> None:
         self._codec, self._shape = codec, shape
@@ -88,8 +88,11 @@ class PayloadVotes:
 
     def add(self, payload: Array, weight: float) -> None:
         """Add `weight * decode(payload)`."""
-        d = self._codec.opened_as(payload, self._shape)
-        self._votes.add(*self._codec.rows(payload.data, d), weight=weight)
+        self.fold(self._codec.open_as(payload, self._shape), weight)
+
+    def fold(self, parts: tuple[U8, ...], weight: float) -> None:
+        """Add the rows of a payload."""
+        self._votes.add(*parts, weight=weight)
 
     def sum(self) -> F32:
         """The sum so far."""

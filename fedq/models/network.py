@@ -133,14 +133,17 @@ class Network(Flat):
         self.fix_(weights)
         self.trained = [self._parameters[name] for name in names]
         self._flat = torch.cat([p.detach().reshape(-1) for p in self.trained])
+        self._kernels = list[tuple[Tensor, Tensor]]()
         for p, view in zip(self.trained, torch.split(self._flat, self._sizes), strict=True):
-            p.data = view.view_as(p)
+            p.data = _placed(view.view_as(p))
+            if p.dim() == 4:
+                self._kernels.append((p.data, view.view_as(p)))
         self.per_sample: object = None  # what `fedq.clients.clipping` has hooked on
 
     def fix_(self, weights: Weights) -> None:
         """Give named parameters these values; those that other modules may share are replaced, not written to."""
         for name, x in weights.items():
-            self._parameters[name].data = torch.tensor(x, device=self.device)
+            self._parameters[name].data = _placed(torch.tensor(x, device=self.device))
 
     def rekey_(self, seed: int, *place: int) -> None:
         """Start dropout anew for one place of the run (round and partition)."""
@@ -148,14 +151,14 @@ class Network(Flat):
 
     def logits(self, w_D: Tensor, x: Tensor) -> Tensor:
         """The module's output on inputs [B, ...] at these weights, ready for `backward`."""
-        self._flat.copy_(w_D)
+        self._load(w_D)
         logits: Tensor = self.module(x)
         return logits
 
     def gradient(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy [K] of each client's batch at its weights, and the gradient [K, D]; here K = 1."""
         assert w_KD.shape[0] == 1, "a loop trains one client at a time"
-        self._flat.copy_(w_KD[0])
+        self._load(w_KD[0])
         x, y = x_KB[0].to(self.device), y_KB[0].to(self.device)
         with torch.autocast(self.device, torch.bfloat16, enabled=self._bf16):
             loss = functional.cross_entropy(self.module(x), y)
@@ -165,7 +168,7 @@ class Network(Flat):
     @torch.no_grad()
     def evaluate(self, w_D: Tensor, x: Tensor, y: Tensor, batch: int) -> tuple[float, float]:
         """Mean cross-entropy and accuracy over examples [N, ...], in unshuffled batches of `batch`."""
-        self._flat.copy_(w_D)
+        self._load(w_D)
         self.module.eval()
         loss, correct, sizes = 0.0, 0, _sizes(len(y), batch)
         for x_B, y_B in zip(torch.split(x, sizes), torch.split(y, sizes), strict=True):
@@ -174,6 +177,19 @@ class Network(Flat):
             correct += int((logits.argmax(1) == y_B).sum())
         self.module.train()
         return loss / len(y), correct / len(y)
+
+    def _load(self, w_D: Tensor) -> None:
+        self._flat.copy_(w_D)
+        for kernel, view in self._kernels:
+            kernel.copy_(view)
+
+
+def _placed(x: Tensor) -> Tensor:
+    """Weights as the module uses them: those of convolutions with channels last, which trains up to 1.6 times as fast.
+
+    (`benchmarks/lenet.py`.) A channels-last copy of what stands in a flat vector, and that itself for all others.
+    """
+    return x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _sizes(n: int, batch: int) -> list[int]:

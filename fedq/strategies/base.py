@@ -18,8 +18,10 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedq import messages
+from fedq._flower import addressed
 from fedq.errors import FedqError
 from fedq.kernels import PackedCodec, Scaled, records
+from fedq.kernels.codec import Parts
 from fedq.kernels.records import Arrays
 from fedq.options import Options
 from fedq.participation import Participation
@@ -71,6 +73,7 @@ class PackedStrategy(Strategy, ABC):
         self.codec, self.downlink = real(setup.codec), real(setup.downlink)
         self.current: Arrays = {}  # the global model of the round in progress
         self.asked: dict[int, int] = {}  # whom the round's messages went to: node id -> partition
+        self._checked: tuple[Message | None, Mapping[str, Parts]] = (None, {})
 
     # --------------------------------------------------------------------------------------------- the model
 
@@ -119,10 +122,12 @@ class PackedStrategy(Strategy, ABC):
         payloads, metrics = messages.arrays(reply.content), messages.metrics(reply.content)
         if payloads.keys() != self.current.keys():
             raise FedqError("FQ302", f"a reply with arrays {sorted(payloads)}, expected {sorted(self.current)}")
-        for name, x in self.current.items():
-            if tuple(payloads[name].shape) != x.shape:
-                raise FedqError("FQ302", f"array `{name}` has shape {payloads[name].shape}, expected {x.shape}")
-            self.codec.check(payloads[name])
+        parts = dict[str, Parts]()
+        for name, payload in payloads.items():
+            if tuple(payload.shape) != self.current[name].shape:
+                expected = self.current[name].shape
+                raise FedqError("FQ302", f"array `{name}` has shape {payload.shape}, expected {expected}")
+            parts[name] = self.codec.open(payload)
         if metrics.keys() != self.told:
             raise FedqError("FQ302", f"metrics {sorted(metrics)}, expected {' and '.join(sorted(self.told))}")
         n, loss = metrics["num-examples"], metrics["train-loss"]
@@ -130,6 +135,7 @@ class PackedStrategy(Strategy, ABC):
             raise FedqError("FQ302", f"`num-examples` must be a positive integer below 2^31, got {n!r}")
         if not isinstance(loss, int | float) or not isfinite(loss):
             raise FedqError("FQ302", f"`train-loss` must be a finite number, got {loss!r}")
+        self._checked = reply, parts
 
     @abstractmethod
     def aggregate_train(
@@ -205,11 +211,20 @@ class PackedStrategy(Strategy, ABC):
 
     def folded(self, replies: Iterable[Message], weight: Callable[[Message], float]) -> "Fold":
         """The weighted mean of all replies that carry content, folded as they come."""
-        fold = Fold(self.codec, self.current)
+        fold = self.fold()
         for reply in replies:
             if reply.has_content():
                 fold.add(reply, weight(reply))
         return fold
+
+    def fold(self) -> "Fold":
+        """An empty weighted mean of replies."""
+        return Fold(self.codec, self.current, self._parts)
+
+    def _parts(self, reply: Message) -> Mapping[str, Parts]:
+        """What the arrays of a reply hold: as `check_reply` read them if it was the last that it saw."""
+        checked, parts = self._checked
+        return parts if checked is reply else {name: self.codec.open(p) for name, p in arrays_of(reply).items()}
 
     def _messages(
         self,
@@ -231,7 +246,7 @@ class PackedStrategy(Strategy, ABC):
         chosen = {ids[partition]: partition for partition in partitions}
         if kind != "evaluate":
             self.asked = chosen
-        return [Message(content, node, kind) for node in chosen]
+        return addressed(content, chosen, kind)
 
     def _packed(self, arrays: ArrayRecord, round_: int) -> ArrayRecord:
         by = self.downlink
@@ -243,14 +258,14 @@ class PackedStrategy(Strategy, ABC):
 class Fold:
     """The weighted mean of a stream of replies, one accumulator for each array, straight from packed bytes."""
 
-    def __init__(self, codec: PackedCodec, like: Arrays) -> None:
-        self._sums = {name: codec.accumulator(x.shape) for name, x in like.items()}
+    def __init__(self, codec: PackedCodec, like: Arrays, opened: Callable[[Message], Mapping[str, Parts]]) -> None:
+        self._sums, self._opened = {name: codec.accumulator(x.shape) for name, x in like.items()}, opened
         self._weight = self._loss = self._examples = 0.0
 
     def add(self, reply: Message, weight: float) -> None:
         """Add a checked reply with this weight."""
-        for name, payload in arrays_of(reply).items():
-            self._sums[name].add(payload, weight)
+        for name, parts in self._opened(reply).items():
+            self._sums[name].fold(parts, weight)
         self._weight += weight
         loss, n = train_loss(reply)
         self._loss, self._examples = self._loss + n * loss, self._examples + n

@@ -102,7 +102,7 @@ class DpLora(PrivateStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The next adapters and head; see `PackedStrategy.aggregate_train`."""
-        fold, kept, weights = Fold(self.codec, self.current), list[Arrays](), list[float]()
+        fold, kept, weights = self.fold(), list[Arrays](), list[float]()
         for reply in (r for r in replies if r.has_content()):
             weights.append(self._weight(reply) * self._clipped(reply))
             fold.add(reply, weights[-1])

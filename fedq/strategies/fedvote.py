@@ -84,7 +84,7 @@ class FedVote(PackedStrategy):
     def _weighted(self, round_: int, replies: Iterable[Message]) -> Fold:
         """The vote weighted by credibility; a round's packed votes are kept until all are there."""
         kept = {self.partition_of(r): r for r in replies if r.has_content()}
-        fold = Fold(self.codec, self.current)
+        fold = self.fold()
         if not kept:
             return fold
         d, ballots = sum(x.size for x in self.current.values()), self._ballots(kept)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fedq.kernels import records
 from fedq.options import Options
-from fedq.strategies.base import Fold, PackedStrategy, arrays_of, train_loss
+from fedq.strategies.base import PackedStrategy, arrays_of, train_loss
 
 LEAST, MOST = 1e-10, 100.0  # losses are taken within them: 0 has a power, and what a client claims a limit
 
@@ -35,7 +35,7 @@ class QFedAvg(PackedStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The step; see `PackedStrategy.aggregate_train`."""
         q, lipschitz, h = self.options.q, 1 / self.setup.lr, 0.0
-        fold = Fold(self.codec, self.current)
+        fold = self.fold()
         for reply in replies:
             if reply.has_content():
                 loss = min(max(train_loss(reply)[0], LEAST), MOST)

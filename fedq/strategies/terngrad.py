@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedq import messages, steps
+from fedq._flower import addressed
 from fedq.errors import FedqError
 from fedq.kernels import CODECS, records
 from fedq.kernels.counts import MOST_VOTERS, Counts
@@ -108,7 +109,7 @@ class TernGrad(PackedStrategy):
             return ()
         told = ConfigRecord({**config, "server-round": server_round})
         content = RecordDict({"side": records.to_record(self._shared()), "config": told})
-        return [Message(content, node, "train") for node in self.asked]
+        return addressed(content, self.asked, "train")
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

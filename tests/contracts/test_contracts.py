@@ -84,7 +84,7 @@ class _Biased(type(CODECS["float32"])):  # type: ignore[misc]
 class _Careless(Binary):  # type: ignore[misc]
     name = "careless"
 
-    def opened(self, payload: Array) -> int:
+    def size(self, payload: Array) -> int:
         return int(np.prod(payload.shape))
 
 

@@ -79,5 +79,5 @@ def test_malformed_payloads_are_refused_before_they_are_added(name):
             total.add(payload, 1.0)
     for payload in broken[:-1]:
         with pytest.raises(FedqError):
-            codec.check(payload)
+            codec.open(payload)
     assert (total.sum() == codec.decode(good)).all()
