@@ -99,3 +99,12 @@ def test_simulators_are_compared():
     assert set(rows) == {"fedq", "two loops", "loop", "flower"}
     assert all(row["updates_per_s"] > 0 and row["startup_s"] > 0 and row["peak_mb"] > 50 for row in rows.values())
     assert rows["loop"]["ratio_to_loop"] == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_quoted():
+    from fedq.bench.scale import rows
+    from fedq.errors import FedqError
+
+    with pytest.raises(FedqError, match=r"error\[FQ102\]: unknown key `client.lrr`\n.*\n  hint: did you mean `lr`"):
+        next(rows([10], [10], {"client.lrr": "2"}, 2))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from statistics import median
 from typing import Any
 
@@ -37,7 +38,9 @@ def _row(population: int, cohort: int, rounds: int, settings: Mapping[str, str])
     began = time.time()
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
-        raise FedqError("FQ206", f"it failed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
+        said = done.stderr.strip()
+        why = said[said.rindex("error[") :] if "error[" in said else (said.splitlines() or ["no word"])[-1]
+        raise FedqError("FQ206", f"a run of {cohort:,} of {population:,} clients failed: {why}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
     ms, cpu_ms = (1e3 * median(found[k]) for k in ("seconds", "cpu"))
     return {
@@ -45,6 +48,7 @@ def _row(population: int, cohort: int, rounds: int, settings: Mapping[str, str])
         "ms_a_round": round(ms, 1), "us_an_update": round(1e3 * ms / cohort),
         "cpu_us_an_update": round(1e3 * cpu_ms / cohort), "startup_s": round(found["first"] - began, 1),
         "mb_warm": found["mb"][0], "mb_end": found["mb"][1], "mb_peak": found["mb"][2],
+        "mb_workers": found["mb"][3] or None,
     }  # fmt: skip
 
 
@@ -75,15 +79,27 @@ def played(population: int, cohort: int, rounds: int, settings: Mapping[str, str
         elif record.round == _WARM:
             megabytes = _resident()
         before = now
+    workers = _children()
     simulation.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return {"seconds": seconds, "cpu": cpu, "first": first, "mb": [megabytes, _resident(), peak]}
+    return {"seconds": seconds, "cpu": cpu, "first": first, "mb": [megabytes, _resident(), peak, workers]}
 
 
 def _resident() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss / 2**20)
+
+
+def _children() -> int:
+    """What the processes that were started for the run hold, what they share counted once: Ray's."""
+    import psutil
+
+    held = 0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # some end meanwhile
+            held += process.memory_full_info().pss
+    return int(held / 2**20)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,8 @@ def scale(
 ) -> int:
     """Time rounds and weigh memory as the population grows, then as the cohort does.
 
-    startup_s is from the start of a process to the end of its first round; memory is resident, in MiB.
+    startup_s is from the start of a process to the end of its first round; memory
+    is resident, in MiB; mb_workers is that of Ray's processes, cpu_us without them.
 
     Example: fedq bench scale --population 1000000 --cohort 10000 --set workers=2
     """
