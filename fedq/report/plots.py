@@ -111,7 +111,7 @@ def _scale(axes: Any, axis: Axis) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=axis.ticks is str))
+        axes.xaxis.set_major_locator(MaxNLocator(9 if axis.ticks is str else 6, integer=axis.ticks is str))
     if axis.ticks is not str:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda n, _: axis.ticks(n)))
 
