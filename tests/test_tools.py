@@ -225,6 +225,8 @@ def test_completion_in_a_shell(tmp_path: Path) -> None:
     for words, expected in (
         ("fedq simulate --strategy fedv", ["fedvote", "fedvarp"]),
         ("fedq show qsgd", ["qsgd2", "qsgd4", "qsgd8"]),
+        ("fedq simulate --engine ", ["local", "ray"]),
+        ("fedq explain FQ30", ["FQ301", "FQ302", "FQ303", "FQ304", "FQ305"]),
     ):
         env = {
             **os.environ,
