@@ -164,7 +164,7 @@ def test_demo(tmp_path: Path) -> None:
     assert last.startswith("picture: runs/demo/accuracy_vs_bytes.png")
     picture = (tmp_path / "runs/demo/accuracy_vs_bytes.svg").read_bytes()
     assert len(picture) > 10_000
-    runs = [file.parent for file in tmp_path.glob("runs/demo/*/run.toml")]
+    runs = sorted((file.parent for file in tmp_path.glob("runs/demo/*/run.toml")), reverse=True)  # as they were played
     again, _ = accuracy_against_bytes(Comparison.of(runs), tmp_path / "runs/again")
     assert again.read_bytes() == picture
     assert {p.name for p in tmp_path.iterdir()} == {"runs"}

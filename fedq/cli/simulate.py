@@ -84,11 +84,13 @@ def simulate(
 def _settings(config: Path | None, values: dict[str, Any], sets: list[str]) -> dict[str, Any]:
     """A file's settings, then flags over them, then `--set`; each remembers where it was given."""
     from fedq.config import named, over
+    from fedq.errors import together
     from fedq.settings import Setting, parse_set, read_toml
 
+    file, others = together(lambda: read_toml(config) if config else {}, lambda: parse_set(sets))
     given = {}
     for name, value in values.items():
         plain = str(value.expanduser().resolve()) if isinstance(value, Path) else value
         flag = f"--{name.replace('_', '-')}"
         given[SECTION[name]] = Setting(plain, flag if value is True else f"{flag} {value}")
-    return over(read_toml(config) if config else {}, given | named(parse_set(sets)))
+    return over(file, given | named(others))
