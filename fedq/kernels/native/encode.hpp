@@ -37,16 +37,15 @@ struct Philox {
     return c0;
   }
 
-  // The 16 blocks of a tile: word w of blocks W g ... W g + W - 1 is words[w * (16 / W) + g]. The high halves of the 64-bit
-  // lanes hold rubbish throughout, which the multiplication and `weave` ignore.
-  INLINE void tile(u64 index, U words[64 / W]) const { tiles<1>(index, words); }
-
-  // N tiles, round by round: a round waits for the one before, but not for the other tiles'.
-  template <int N>
-  INLINE void tiles(u64 index, U words[N * 64 / W]) const {
+  // The 16 blocks of N tiles: word w of blocks W g ... W g + W - 1 of tile n is words[(4 n + w) (16 / W) + g]. The high
+  // halves of the 64-bit lanes hold rubbish throughout, which the multiplication and `weave` ignore. A round waits for the one
+  // before, so between rounds, `work(j)` is run for j = 0 ... 128 N / W - 1: something for the processor to do meanwhile.
+  template <int N, class Work>
+  INLINE void tiles(u64 index, U words[N * 64 / W], Work work) const {
     Q lane;
     for (int l = 0; l < W / 2; ++l) lane[l] = 2 * l;
     const Q m0 = Q{} + M0, m1 = Q{} + M1;
+#pragma GCC unroll 4
     for (int g = 0; g < 16 / W; ++g) {
       Q c0[2 * N], c1[2 * N], c2[2 * N], c3[2 * N];
 #pragma GCC unroll 4
@@ -57,13 +56,16 @@ struct Philox {
         c2[t] = p0 ^ (u64)second2, c3[t] = Q{} + third3;
       }
 #pragma GCC unroll 8
-      for (int r = 2; r < 10; ++r)
+      for (int r = 2; r < 10; ++r) {
 #pragma GCC unroll 4
         for (int t = 0; t < 2 * N; ++t) {
           Q p0 = multiply(c0[t], m0), p1 = multiply(c2[t], m1);
           c0[t] = xor3(p1 >> 32, c1[t], Q{} + k0[r]), c1[t] = p1;
           c2[t] = xor3(p0 >> 32, c3[t], Q{} + k1[r]), c3[t] = p0;
         }
+#pragma GCC unroll 2
+        for (int n = 0; n < N; ++n) work((8 * g + r - 2) * N + n);
+      }
 #pragma GCC unroll 2
       for (int n = 0; n < N; ++n) {
         U* to = words + n * 64 / W;
@@ -76,33 +78,39 @@ struct Philox {
   }
 };
 
-// The coins of the 128 N coordinates from `start`: `scaled(j)` is 65536 p of coordinates start + j ... + W - 1.
+// The 16 random bits of coordinates W j ... W j + W - 1 of some tiles.
+INLINE I random16(const U* words, int j) {
+  U word = words[(j * W >> 5) * (16 / W) + (j * W & 15) / W];
+  return (I)(j * W & 16 ? word >> 16 : word & 0xffff);
+}
+
+// The coins of 128 N coordinates: vector j of `scaled` is 65536 p of coordinates W j ... W j + W - 1 of them.
 template <int N, class Scaled>
-INLINE void coins(const Philox& philox, u64 start, Scaled scaled, u64 bits[2 * N]) {
-  U words[N * 64 / W];
-  philox.tiles<N>(start / TILE, words);
+struct Coins {
+  const U* words;
+  Scaled scaled;
+  u64 bits[2 * N] = {};
   u32 tied = 0;
-  for (int k = 0; k < 2 * N; ++k) bits[k] = 0;
-#pragma GCC unroll 32
-  for (int j = 0; j < 128 * N; j += W) {
-    U word = words[(j >> 5) * (16 / W) + (j & 15) / W];
-    I r = (I)(j & 16 ? word >> 16 : word & 0xffff), t = __builtin_convertvector(scaled(j), I);
-    bits[j >> 6] |= (u64)lanes_less(r, t) << (j & 63);
+
+  INLINE void toss(int j) {
+    I r = random16(words, j), t = __builtin_convertvector(scaled(j), I);
+    bits[j * W >> 6] |= (u64)lanes_less(r, t) << (j * W & 63);
     tied |= lanes_equal(r, t);
   }
-  if (__builtin_expect(tied != 0, 0))
-    for (int j = 0; j < 128 * N; j += W) {
-      U word = words[(j >> 5) * (16 / W) + (j & 15) / W];
+  INLINE void settle(const Philox& philox, u64 start) {  // where 16 bits do not decide
+    if (__builtin_expect(tied == 0, 1)) return;
+    for (int j = 0; j < 128 * N / W; ++j) {
       F s = scaled(j);
-      I r = (I)(j & 16 ? word >> 16 : word & 0xffff), t = __builtin_convertvector(s, I);
+      I t = __builtin_convertvector(s, I);
       F rest = (s - __builtin_convertvector(t, F)) * 16777216.0f;
-      for (u32 left = lanes_equal(r, t); left; left &= left - 1) {
-        int l = __builtin_ctz(left);
-        u64 coin = philox.tie(start + j + l) >> 8 < (u32)rest[l];
-        bits[j >> 6] |= coin << ((j & 63) + l);
+      for (u32 left = lanes_equal(random16(words, j), t); left; left &= left - 1) {
+        int l = __builtin_ctz(left), c = j * W + l;
+        u64 coin = philox.tie(start + (u64)c) >> 8 < (u32)rest[l];
+        bits[c >> 6] |= coin << (c & 63);
       }
     }
-}
+  }
+};
 
 template <int N>
 struct Tiles {
@@ -128,25 +136,47 @@ INLINE void by_tiles(const float* x, float padding, u64 begin, u64 end, Tile til
   }
 }
 
-void encode_bernoulli(const float* p, u64 seed, u64 stream, u8* out, u64 begin, u64 end) {
-  const Philox philox(seed, stream);
-  by_tiles(p, 0, begin, end, [&](auto tiles, const float* x, u64 i, u64 n) INLINE_LAMBDA {
+// The same with coins: `scaled(x, j)` is 65536 times the probabilities of vector j, and `put(x, i, bits, nbytes)` takes what
+// was tossed. The random bits of the next tiles are made while these are tossed, but where two tiles at a time keep the
+// processor as busy.
+template <class Scaled, class Put>
+INLINE void toss(const Philox& philox, const float* x, float padding, u64 begin, u64 end, Scaled scaled, Put put) {
+  constexpr u64 STEP = TOGETHER * TILE;
+  alignas(64) U words[2][TOGETHER * 64 / W];
+  bool ready = false;
+  int now = 0;
+  by_tiles(x, padding, begin, end, [&](auto tiles, const float* v, u64 i, u64 n) INLINE_LAMBDA {
     constexpr int N = decltype(tiles)::COUNT;
-    u64 bits[2 * N];
-    coins<N>(philox, i, [&](int j) INLINE_LAMBDA { return loadf(x + j) * 65536.0f; }, bits);
-    memcpy(out + i / 8, bits, n);
+    auto each = [&](int j) INLINE_LAMBDA { return scaled(v, j); };
+    if (W < 16 && N == TOGETHER && i + 2 * STEP <= end) {
+      if (!ready) philox.tiles<N>(i / TILE, words[now], [](int) INLINE_LAMBDA {});
+      Coins<N, decltype(each)> coins{words[now], each};
+      philox.tiles<N>(i / TILE + N, words[1 - now], [&](int j) INLINE_LAMBDA { coins.toss(j); });
+      coins.settle(philox, i);
+      put(v, i, coins.bits, n);
+      now = 1 - now, ready = true;
+    } else {
+      if (!ready) philox.tiles<N>(i / TILE, words[now], [](int) INLINE_LAMBDA {});
+      Coins<N, decltype(each)> coins{words[now], each};
+#pragma GCC unroll 32
+      for (int j = 0; j < 128 * N / W; ++j) coins.toss(j);
+      coins.settle(philox, i);
+      put(v, i, coins.bits, n);
+      ready = false;
+    }
   });
+}
+
+void encode_bernoulli(const float* p, u64 seed, u64 stream, u8* out, u64 begin, u64 end) {
+  toss(Philox(seed, stream), p, 0, begin, end, [](const float* x, int j) INLINE_LAMBDA { return loadf(x + j * W) * 65536.0f; },
+       [&](const float*, u64 i, const u64* bits, u64 n) INLINE_LAMBDA { memcpy(out + i / 8, bits, n); });
 }
 
 // P(1) = x / 2 + 1 / 2, the probability rounded to float32 as if it were stored: scaling by 65536 commutes with that.
 void encode_binary(const float* v, u64 seed, u64 stream, u8* out, u64 begin, u64 end) {
-  const Philox philox(seed, stream);
-  by_tiles(v, -1, begin, end, [&](auto tiles, const float* x, u64 i, u64 n) INLINE_LAMBDA {
-    constexpr int N = decltype(tiles)::COUNT;
-    u64 bits[2 * N];
-    coins<N>(philox, i, [&](int j) INLINE_LAMBDA { return loadf(x + j) * 32768.0f + 32768.0f; }, bits);
-    memcpy(out + i / 8, bits, n);
-  });
+  toss(Philox(seed, stream), v, -1, begin, end,
+       [](const float* x, int j) INLINE_LAMBDA { return loadf(x + j * W) * 32768.0f + 32768.0f; },
+       [&](const float*, u64 i, const u64* bits, u64 n) INLINE_LAMBDA { memcpy(out + i / 8, bits, n); });
 }
 
 void encode_sign(const float* v, u8* out, u64 begin, u64 end) {
@@ -161,16 +191,17 @@ void encode_sign(const float* v, u8* out, u64 begin, u64 end) {
 
 template <bool UNIT>
 INLINE void ternary(const float* v, float scale, const Philox& philox, u8* pos, u8* neg, u64 begin, u64 end) {
-  by_tiles(v, 0, begin, end, [&](auto tiles, const float* x, u64 i, u64 n) INLINE_LAMBDA {
-    constexpr int N = decltype(tiles)::COUNT;
-    u64 hit[2 * N], minus[2 * N] = {}, p[2 * N], m[2 * N];
-    coins<N>(philox, i, [&](int j) INLINE_LAMBDA {
-      F size = absolute(loadf(x + j));
-      return least(UNIT ? size : size / scale, fill(1)) * 65536.0f;
-    }, hit);
+  auto scaled = [&](const float* x, int j) INLINE_LAMBDA {
+    F size = absolute(loadf(x + j * W));
+    return least(UNIT ? size : size / scale, fill(1)) * 65536.0f;
+  };
+  toss(philox, v, 0, begin, end, scaled, [&](const float* x, u64 i, const u64* hit, u64 n) INLINE_LAMBDA {
+    u64 minus[2 * TOGETHER] = {}, p[2 * TOGETHER], m[2 * TOGETHER];
+    int words = (int)(n + 7) / 8;
 #pragma GCC unroll 32
-    for (int j = 0; j < 128 * N; j += W) minus[j >> 6] |= (u64)lanes_negative(loadf(x + j)) << (j & 63);
-    for (int k = 0; k < 2 * N; ++k) p[k] = hit[k] & ~minus[k], m[k] = hit[k] & minus[k];
+    for (int j = 0; j < 128 * TOGETHER; j += W)
+      if (j < 64 * words) minus[j >> 6] |= (u64)lanes_negative(loadf(x + j)) << (j & 63);
+    for (int k = 0; k < words; ++k) p[k] = hit[k] & ~minus[k], m[k] = hit[k] & minus[k];
     memcpy(pos + i / 8, p, n);
     memcpy(neg + i / 8, m, n);
   });
@@ -208,24 +239,26 @@ void encode_rows(const float* x, u64 d, const u64* seeds, const u64* streams, in
   }
 }
 
-// The largest magnitude as its bits; above 0x7f800000 if there is a NaN.
-u32 largest(const float* x, u64 begin, u64 end) {
-  I most[4] = {};
+// The largest magnitude as its bits; above 0x7f800000 if there is a NaN. AWAY: `x` comes from memory.
+template <bool AWAY>
+INLINE u32 top_of(const float* x, u64 begin, u64 end) {
+  I some[4] = {};
   u64 i = begin;
   for (; i + 4 * W <= end; i += 4 * W)
+#pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
-      prefetch((const char*)(x + i + k * W) + AHEAD);
-      I m = (I)loadf(x + i + k * W) & 0x7fffffff;
-      most[k] = m > most[k] ? m : most[k];
+      if (AWAY && (k * V) % 64 == 0) prefetch((const char*)(x + i + k * W) + AHEAD);
+      some[k] = most(some[k], (I)loadf(x + i + k * W) & 0x7fffffff);
     }
+  I all = most(most(some[0], some[1]), most(some[2], some[3]));
   u32 top = 0;
-  for (int k = 0; k < 4; ++k)
-    for (int l = 0; l < W; ++l) top = (u32)most[k][l] > top ? (u32)most[k][l] : top;
+  for (int l = 0; l < W; ++l) top = (u32)all[l] > top ? (u32)all[l] : top;
   for (; i < end; ++i) {
     u32 m = load<u32>(x + i) & 0x7fffffff;
     top = m > top ? m : top;
   }
   return top;
 }
+u32 largest(const float* x, u64 begin, u64 end) { return top_of<true>(x, begin, end); }
 
 }  // namespace

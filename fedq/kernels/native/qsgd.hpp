@@ -37,7 +37,7 @@ INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Phil
       for (int line = 0; line < 8; ++line) __builtin_prefetch((const char*)(v + BUCKET) + 64 * line, 0, 2);
     }
     U words[64 / W];
-    philox.tile((i + k) / TILE, words);
+    philox.tiles<1>((i + k) / TILE, words, [](int) INLINE_LAMBDA {});
     auto scaled = [&](int j) INLINE_LAMBDA {  // 65536 y; scaling by a power of two commutes with rounding
       return least(absolute(loadf(v + j)) * (factor * 65536.0f), fill(levels * 65536.0f));
     };
@@ -138,7 +138,7 @@ INLINE void encode_buckets(const float* x, const Philox& philox, u8* out, float*
   const float levels = levels_of(BITS);
   for (u64 i = begin; i < end; i += BUCKET) {
     u64 n = least(BUCKET, end - i);
-    u32 top = largest(x + i, 0, n);
+    u32 top = top_of<false>(x + i, 0, n);
     float s;
     memcpy(&s, &top, 4);
     if (s < TINY) s = 0;
@@ -149,7 +149,7 @@ INLINE void encode_buckets(const float* x, const Philox& philox, u8* out, float*
     for (; k + 2 * TILE <= n; k += 2 * TILE) {
       for (int line = 0; line < 16; ++line) __builtin_prefetch((const char*)(x + i + k + BUCKET) + 64 * line, 0, 2);
       U words[8];
-      philox.tiles<2>((i + k) / TILE, words);
+      philox.tiles<2>((i + k) / TILE, words, [](int) INLINE_LAMBDA {});
       for (u64 at = i + k, t = 0; t < 2; ++t, at += TILE)
         encode_tile<BITS>(x + at, at, factor, philox, words + 4 * t, out + at * BITS / 8);
     }

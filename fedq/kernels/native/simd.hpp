@@ -68,6 +68,15 @@ INLINE F least(F a, F b) {
   return a < b ? a : b;
 #endif
 }
+INLINE I most(I a, I b) {
+#if defined(__AVX512F__)
+  return (I)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (I)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+  return a > b ? a : b;
+#endif
+}
 
 INLINE u64 least(u64 a, u64 b) { return a < b ? a : b; }
 INLINE u64 bytes_of(u64 bits) { return (bits + 7) >> 3; }
@@ -178,6 +187,14 @@ INLINE Q majority3(Q a, Q b, Q c) {
   return (Q)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0xE8);
 #else
   return (a & b) | ((a ^ b) & c);
+#endif
+}
+// Of numbers bit by bit, from the lowest: whether a > b so far, `low` saying so of the bits below.
+INLINE Q greater(Q a, Q b, Q low) {
+#if defined(__AVX512F__)
+  return (Q)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)low, 0xB2);
+#else
+  return (a & low) | (~b & (a | low));
 #endif
 }
 

@@ -215,20 +215,14 @@ void vote_plurality(const Row* pos, const Row* neg, u64 count, u8* out_pos, u8* 
     plus.fill(pos, count, i / 8, n);
     minus.fill(neg, count, i / 8, n);
     for (u64 c = 0; c < n; c += V) {
-      Q zero[16], borrow0 = {}, borrow1 = {};
-      for (int b = 0; b < plus.nplanes; ++b) {  // zero = count - plus - minus, bit by bit
+      Q borrow0 = {}, borrow1 = {}, up = {}, down = {}, up0 = {}, down0 = {};
+      for (int b = 0; b < plus.nplanes; ++b) {  // bit by bit: zero = count - plus - minus, and who is larger so far
         Q total = Q{} - (u64)(count >> b & 1), p = loadq(plus.bits[b] + c), m = loadq(minus.bits[b] + c);
-        Q left = xor3(total, p, borrow0);
-        borrow0 = majority3(~total, p, borrow0);
-        zero[b] = xor3(left, m, borrow1);
-        borrow1 = majority3(~left, m, borrow1);
-      }
-      Q up = {}, down = {}, up0 = {}, down0 = {}, even = ~Q{}, plus_even = ~Q{}, minus_even = ~Q{};
-      for (int b = plus.nplanes; b--;) {  // from the top bit: who leads, and who is still level
-        Q p = loadq(plus.bits[b] + c), m = loadq(minus.bits[b] + c), z = zero[b];
-        up |= even & p & ~m, down |= even & m & ~p, even &= ~(p ^ m);
-        up0 |= plus_even & p & ~z, plus_even &= ~(p ^ z);
-        down0 |= minus_even & m & ~z, minus_even &= ~(m ^ z);
+        Q left = xor3(total, p, borrow0), zero = xor3(left, m, borrow1);
+        borrow0 = greater(p, total, borrow0);
+        borrow1 = greater(m, left, borrow1);
+        up = greater(p, m, up), down = greater(m, p, down);
+        up0 = greater(p, zero, up0), down0 = greater(m, zero, down0);
       }
       put(out_pos, i / 8, c, n, up & up0, end);
       put(out_neg, i / 8, c, n, down & down0, end);

@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr u64 STRIP = 4096;  // coordinates whose sums are held while the clients pass by: 16 KiB
+constexpr u64 STRIP = 4096;  // without AVX-512, coordinates whose sums are held while the clients pass by: 16 KiB
 constexpr u64 STRIP_BYTES = STRIP / 8;
 
 template <class T>
@@ -29,68 +29,138 @@ INLINE __m512i lower(__m512i x, int shift) {
 INLINE __m512i plus(__m512i a, __m512i b, float) { return (__m512i)_mm512_add_ps((__m512)a, (__m512)b); }
 INLINE __m512i plus(__m512i a, __m512i b, i32) { return _mm512_add_epi32(a, b); }
 
-// sums += the partial sums of eight rows over n coordinates (a multiple of 512). The sums of 512 coordinates stand in the
-// order that the byte transposition leaves: vector 4 m + k, lane 4 L + w is coordinate 128 L + 16 m + 4 w + k.
+// Where four rows of 32 bytes in two vectors go before they are unpacked against the other four: vector h takes the bytes
+// 16 h + 4 j + L of every row to its dword 4 L + j.
+struct Rows4 {
+  u8 at[2][64];
+  constexpr Rows4() : at() {
+    for (int h = 0; h < 2; ++h)
+      for (int i = 0; i < 64; ++i) at[h][i] = (u8)(32 * (i % 4) + 16 * h + 4 * (i / 4 % 4) + i / 16);
+  }
+};
+alignas(64) constexpr Rows4 ROWS4;
+
+// The sums of CHUNK coordinates over all rows. They stay in registers while the clients pass by: sum 4 m + k, lane
+// 4 L + 2 h + w is coordinate 64 m + 32 h + 8 L + 4 w + k.
+constexpr u64 CHUNK = 256, CHUNK_BYTES = CHUNK / 8;
 template <class T>
-INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, const Row* next) {
-  const __m512i low = _mm512_loadu_si512(partial.low), high = _mm512_loadu_si512(partial.high);
-  const __m512i unit = _mm512_set1_epi64((int64_t)0x8040201008040201);
-  for (u64 c = 0; c < n / 8; c += 64) {
-    __m512i r[8], s[8];
-#pragma GCC unroll 8
-    for (int k = 0; k < 8; ++k) r[k] = _mm512_loadu_si512(rows[7 - k] + c);  // the last row is the matrix' first byte
-    for (int k = 0; k < 8; ++k) prefetch(next[k] + c);
+struct Chunk {
+  __m512i sum[16];
+
+  // Eight rows -> s[m]: byte k of dword 4 L + 2 h + w is the eight bits of the coordinate above. In two steps, which the
+  // caller keeps apart: what one gathers is woven while the processor adds. (`asm` holds the compiler to that order.)
+  template <class At>
+  INLINE static void gather(At row, __m512i s[4]) {
+    const __m512i first = load<__m512i>(ROWS4.at[0]), second = load<__m512i>(ROWS4.at[1]);
+    __m512i r[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k)  // the last row is the matrix' first byte
+      r[k] = _mm512_inserti64x4(_mm512_castsi256_si512(row(7 - 2 * k)), row(6 - 2 * k), 1);
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; ++k) {
+      s[2 * k] = _mm512_permutex2var_epi8(r[2 * k], first, r[2 * k + 1]);
+      s[2 * k + 1] = _mm512_permutex2var_epi8(r[2 * k], second, r[2 * k + 1]);
+    }
+    asm volatile("" : "+v"(s[0]), "+v"(s[1]), "+v"(s[2]), "+v"(s[3]));
+  }
+  INLINE static void weave(__m512i s[4]) {
+    const __m512i unit = _mm512_set1_epi64((int64_t)0x8040201008040201);
+    __m512i a[4] = {_mm512_unpacklo_epi32(s[0], s[2]), _mm512_unpackhi_epi32(s[0], s[2]), _mm512_unpacklo_epi32(s[1], s[3]),
+                    _mm512_unpackhi_epi32(s[1], s[3])};
+#pragma GCC unroll 4
+    for (int m = 0; m < 4; ++m) s[m] = _mm512_gf2p8affine_epi64_epi8(unit, a[m], 0);
+    asm volatile("" : "+v"(s[0]), "+v"(s[1]), "+v"(s[2]), "+v"(s[3]));
+  }
+  INLINE void add(__m512i bits, __m512i low, __m512i high, int m) {
+    __m512i above = _mm512_srli_epi32(bits, 16);
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
-      s[k] = _mm512_unpacklo_epi8(r[2 * k], r[2 * k + 1]);
-      s[4 + k] = _mm512_unpackhi_epi8(r[2 * k], r[2 * k + 1]);
+      __m512i from = k & 2 ? above : bits;
+      __m512i lo = look<T>(low, lower(from, k & 1 ? 8 : 0)), hi = look<T>(high, lower(from, k & 1 ? 12 : 4));
+      sum[4 * m + k] = plus(sum[4 * m + k], plus(lo, hi, T{}), T{});
+      asm volatile("" : "+v"(sum[4 * m + k]));
     }
+  }
+  INLINE void store(T* out) const {
+    const __m512i front = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), back = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+#pragma GCC unroll 4
+    for (int m = 0; m < 4; ++m) {
+      const __m512i* v = sum + 4 * m;
+      __m512i b[4] = {_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpacklo_epi32(v[2], v[3]),
+                      _mm512_unpackhi_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[2], v[3])};
 #pragma GCC unroll 2
-    for (int h = 0; h < 2; ++h) {
-      r[4 * h] = _mm512_unpacklo_epi16(s[4 * h], s[4 * h + 1]);
-      r[4 * h + 1] = _mm512_unpacklo_epi16(s[4 * h + 2], s[4 * h + 3]);
-      r[4 * h + 2] = _mm512_unpackhi_epi16(s[4 * h], s[4 * h + 1]);
-      r[4 * h + 3] = _mm512_unpackhi_epi16(s[4 * h + 2], s[4 * h + 3]);
-    }
-#pragma GCC unroll 4
-    for (int h = 0; h < 4; ++h) {
-      s[2 * h] = _mm512_unpacklo_epi32(r[2 * h], r[2 * h + 1]);
-      s[2 * h + 1] = _mm512_unpackhi_epi32(r[2 * h], r[2 * h + 1]);
-    }
-    T* to = sums + 8 * c;
-#pragma GCC unroll 8
-    for (int m = 0; m < 8; ++m) {
-      __m512i at = _mm512_gf2p8affine_epi64_epi8(unit, s[m], 0);
-      __m512i above = _mm512_srli_epi32(at, 16);
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) {
-        __m512i lo = look<T>(low, lower(k & 2 ? above : at, k & 1 ? 8 : 0)), hi = look<T>(high, lower(k & 2 ? above : at, k & 1 ? 12 : 4));
-        T* sum = to + 16 * (4 * m + k);
-        _mm512_store_si512(sum, plus(_mm512_load_si512(sum), plus(lo, hi, T{}), T{}));
+      for (int h = 0; h < 2; ++h) {
+        __m512i even = _mm512_unpacklo_epi64(b[2 * h], b[2 * h + 1]), odd = _mm512_unpackhi_epi64(b[2 * h], b[2 * h + 1]);
+        _mm512_storeu_si512(out + 64 * m + 32 * h, _mm512_permutex2var_epi64(even, front, odd));
+        _mm512_storeu_si512(out + 64 * m + 32 * h + 16, _mm512_permutex2var_epi64(even, back, odd));
       }
     }
   }
+};
+
+// out = the sums of CHUNK coordinates from byte `at`, of which `nbytes` exist, over all rows. Rows are prefetched a few
+// lines at a time, each at another `turn`, so that memory sees runs and not single lines.
+template <class T>
+INLINE void sums_of(const Row* rows, u64 count, const Partial<T>* tables, u64 at, u64 nbytes, u64 turn, T* out) {
+  constexpr u64 AWAY = 384, LINES = 8 * CHUNK_BYTES / 64;
+  Chunk<T> chunk;
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) chunk.sum[i] = _mm512_setzero_si512();
+  __m512i s[4], next[4];
+  u64 k = 0, whole = nbytes < CHUNK_BYTES ? 0 : count & ~(u64)7;
+  for (u64 j = 0; j < 8 && whole == count && whole; ++j)  // of the last eight, some may be missing
+    if (!rows[count - 8 + j]) whole -= 8;
+  auto row = [&](int j) INLINE_LAMBDA { return load<__m256i>(rows[k + (u64)j] + at); };
+  if (whole) {
+    chunk.gather(row, s);
+    chunk.weave(s);
+  }
+  for (u64 now = 0; now < whole; now = k) {
+    const __m512i low = _mm512_loadu_si512(tables[now / 8].low), high = _mm512_loadu_si512(tables[now / 8].high);
+    const u8* later = rows[now + turn % 8] + at + AWAY;
+    for (u64 line = 0; line < LINES; ++line) __builtin_prefetch(later + 64 * line, 0, 2);
+    chunk.add(s[0], low, high, 0);
+    k = now + 8 < whole ? now + 8 : 0;  // after the last eight, the first once more: for nothing
+    chunk.gather(row, next);
+    chunk.add(s[1], low, high, 1);
+    chunk.weave(next);
+    chunk.add(s[2], low, high, 2);
+    chunk.add(s[3], low, high, 3);
+#pragma GCC unroll 4
+    for (int m = 0; m < 4; ++m) s[m] = next[m];
+    k = now + 8;
+  }
+  const u32 bytes = (u32)(((u64)1 << least(CHUNK_BYTES, nbytes)) - 1);
+  for (k = whole; k < count; k += 8) {  // rows that are missing, or end here, go on with zeros
+    chunk.gather([&](int j) INLINE_LAMBDA {
+      bool exists = k + (u64)j < count && rows[k + (u64)j];
+      return _mm256_maskz_loadu_epi8(exists ? bytes : 0, exists ? rows[k + (u64)j] + at : NOTHING);
+    }, s);
+    chunk.weave(s);
+    const __m512i low = _mm512_loadu_si512(tables[k / 8].low), high = _mm512_loadu_si512(tables[k / 8].high);
+#pragma GCC unroll 4
+    for (int m = 0; m < 4; ++m) chunk.add(s[m], low, high, m);
+  }
+  chunk.store(out);
 }
 
-// The sums of 512 coordinates, put in order.
+// The votes on [0, end), asked for in runs.
 template <class T>
-INLINE void order(const T* in, T* out) {
-#pragma GCC unroll 8
-  for (int m = 0; m < 8; ++m) {
-    __m512i a[4], b[4], c[4];
-    for (int k = 0; k < 4; ++k) a[k] = _mm512_load_si512(in + 16 * (4 * m + k));
-    b[0] = _mm512_unpacklo_epi32(a[0], a[1]), b[1] = _mm512_unpackhi_epi32(a[0], a[1]);
-    b[2] = _mm512_unpacklo_epi32(a[2], a[3]), b[3] = _mm512_unpackhi_epi32(a[2], a[3]);
-    c[0] = _mm512_unpacklo_epi64(b[0], b[2]), c[1] = _mm512_unpackhi_epi64(b[0], b[2]);
-    c[2] = _mm512_unpacklo_epi64(b[1], b[3]), c[3] = _mm512_unpackhi_epi64(b[1], b[3]);
-    b[0] = _mm512_shuffle_i32x4(c[0], c[1], 0x44), b[1] = _mm512_shuffle_i32x4(c[0], c[1], 0xee);
-    b[2] = _mm512_shuffle_i32x4(c[2], c[3], 0x44), b[3] = _mm512_shuffle_i32x4(c[2], c[3], 0xee);
-    a[0] = _mm512_shuffle_i32x4(b[0], b[2], 0x88), a[1] = _mm512_shuffle_i32x4(b[0], b[2], 0xdd);
-    a[2] = _mm512_shuffle_i32x4(b[1], b[3], 0x88), a[3] = _mm512_shuffle_i32x4(b[1], b[3], 0xdd);
-    for (int L = 0; L < 4; ++L) _mm512_storeu_si512(out + 128 * L + 16 * m, a[L]);
+struct Tally {
+  const Row* rows;
+  u64 count;
+  const Partial<T>* tables;
+  u64 end;
+
+  INLINE void run(u64 i, u64 n, T* to) const {
+    u64 j = 0;
+    for (; j + CHUNK <= n; j += CHUNK) sums_of(rows, count, tables, (i + j) / 8, CHUNK_BYTES, (i + j) / CHUNK, to + j);
+    if (j == n) return;
+    T rest[CHUNK];
+    sums_of(rows, count, tables, (i + j) / 8, bytes_of(n - j), 0, rest);
+    memcpy(to + j, rest, (n - j) * sizeof(T));
   }
-}
-constexpr bool ORDERED = false;
+};
 
 #elif defined(__AVX2__)
 
@@ -192,6 +262,7 @@ constexpr bool ORDERED = true;
 
 #endif
 
+#if !defined(__AVX512F__) || !defined(__GFNI__)
 // The sums of the strip from coordinate `first` over all rows, in order.
 template <class T>
 INLINE const T* strip_sums(const Row* rows, u64 count, const Partial<T>* tables, u64 first, u64 strip, T* sums, T* ready) {
@@ -219,15 +290,29 @@ INLINE const T* strip_sums(const Row* rows, u64 count, const Partial<T>* tables,
   return ready;
 }
 
+// The votes on [0, end), asked for in runs.
 template <class T>
-INLINE void weighted(const Row* rows, u64 count, const Partial<T>* tables, T* out, u64 begin, u64 end) {
+struct Tally {
+  const Row* rows;
+  u64 count;
+  const Partial<T>* tables;
+  u64 end;
+  const T* from = 0;
   alignas(64) T sums[STRIP], ready[STRIP];
-  const T* from = sums;
-  emit(out, begin, end, [&](u64 i, u64 n, T* to) INLINE_LAMBDA {
-    u64 within = (i - begin) % STRIP;
+
+  INLINE Tally(const Row* rows, u64 count, const Partial<T>* tables, u64 end) : rows(rows), count(count), tables(tables), end(end) {}
+  INLINE void run(u64 i, u64 n, T* to) {  // in order, and a call's first begins a strip
+    u64 within = i % STRIP;
     if (within == 0) from = strip_sums(rows, count, tables, i, least(STRIP, end - i), sums, ready);
     memcpy(to, from + within, n * sizeof(T));
-  });
+  }
+};
+#endif
+
+template <class T>
+INLINE void weighted(const Row* rows, u64 count, const Partial<T>* tables, T* out, u64 begin, u64 end) {
+  Tally<T> sums{rows, count, tables, end};
+  emit(out, begin, end, [&](u64 i, u64 n, T* to) INLINE_LAMBDA { sums.run(i, n, to); });
 }
 
 void vote_weighted(const Row* rows, u64 count, const float* tables, float* out, u64 begin, u64 end) {
@@ -240,10 +325,11 @@ void vote_weighted_i32(const Row* rows, u64 count, const i32* tables, i32* out, 
 
 // sum += the partial sum of at most eight rows: a weighted vote continued.
 void vote_weighted_add(const Row* rows, u64 count, const float* tables, float* sum, u64 begin, u64 end) {
-  alignas(64) float sums[STRIP], ready[STRIP];
-  for (u64 i = begin; i < end; i += STRIP) {
-    u64 n = least(STRIP, end - i);
-    const float* part = strip_sums(rows, count, (const Partial<float>*)tables, i, n, sums, ready);
+  Tally<float> sums{rows, count, (const Partial<float>*)tables, end};
+  float part[RUN];
+  for (u64 i = begin; i < end; i += RUN) {
+    u64 n = least(RUN, end - i);
+    sums.run(i, n, part);
     for (u64 j = 0; j < n; ++j) sum[i + j] += part[j];
   }
 }
