@@ -25,6 +25,8 @@ def test_rivals_of_ternary_formats_agree_with_the_specification():
         assert (np.asarray(they.decode[side]()).reshape(-1) == _reference.decode_ternary(planes, D)).all()
         assert (np.asarray(they.decode_i8[side]()) == _reference.decode_ternary_i8(planes, D)).all()
         assert (np.asarray(they.pack[side]()).reshape(-1) == packed).all()
+        whole = they.pack_i8(_reference.decode_ternary_i8(planes, D))[side]()
+        assert (np.asarray(whole).reshape(-1) == packed).all()
         assert (np.stack([np.asarray(some) for some in they.unpack(packed)[side]()]) == planes).all()
         found = np.unpackbits(np.stack([np.asarray(some) for some in they.encode[side]()]), axis=1, bitorder="little")
         assert abs(found.mean() - 0.25) < 0.05

@@ -45,6 +45,8 @@ def client(d: int, x: NDArray[np.float32], room: NDArray[np.uint8]) -> Iterator[
     yield Job("decode_ternary_i8", lambda: k.decode_ternary_i8(planes, d, out=small), 2 * nb, d, others=i8)
     five = k.pack_base3(planes, d)
     yield Job("pack_base3", lambda: k.pack_base3(planes, d, out=five), 2 * nb, five.size, others=they3.pack)
+    whole = lambda: k.pack_base3_i8(small, out=five)  # noqa: E731
+    yield Job("pack_base3_i8", whole, d, five.size, others=they3.pack_i8(k.decode_ternary_i8(planes, d, out=small)))
     unpack = they3.unpack(five)
     yield Job("unpack_base3", lambda: k.unpack_base3(five, d, out=other), five.size, 2 * nb, others=unpack)
     yield Job("pack_mask_sign", lambda: k.pack_mask_sign(planes, d), 2 * nb, k.pack_mask_sign(planes, d).size)

@@ -26,8 +26,8 @@ def rows(d: int, n: int, *, others: bool = True) -> Iterator[dict[str, Any]]:
     found = _library.library()
     if found is None:
         raise FedqError("FQ206", "there are no native kernels to measure", hint="install fedq where a C++ compiler is")
-    x = np.random.default_rng(0).uniform(-1, 1, d).astype(np.float32)
-    room = _aligned(4 * d)
+    x, room = _aligned(4 * d).view(np.float32), _aligned(4 * d)
+    x[:] = np.random.default_rng(0).uniform(-1, 1, d)
     for job in (*client(d, x, room), *server(d, n, room)):
         yield from _measured(job, d, found, room, others=others)
 

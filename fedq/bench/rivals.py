@@ -120,7 +120,16 @@ class Trits:
             lambda: by_bytes_torch().view(torch.int8) - 1,
         )
         self.pack: Pair = (lambda: base3(by_bytes().view(np.uint8)), lambda: base3(by_bytes_torch().view(torch.uint8)))
+        self._base3 = base3
         self._blocks, self._lib, self._bits = blocks, torch, _packer(torch, blocks * 320)
+
+    def pack_i8(self, trits: NDArray[np.int8]) -> Pair:
+        """Base 3 from trits of a byte each."""
+        t, torch = self._lib.from_numpy(trits), self._lib
+        return (
+            lambda: self._base3((trits + np.int8(1)).view(np.uint8)),
+            lambda: self._base3((t + 1).view(torch.uint8)),
+        )
 
     def unpack(self, packed: NDArray[np.uint8]) -> Pair:
         """Bytes to planes: a table of each digit, then bits."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedq.kernels._reference import BUCKET, F32, U8
+from fedq.kernels._reference import BUCKET, F32, I8, U8
 from fedq.kernels._reference_votes import Numbers, Rows
 
 MOST = 1 << 32  # coordinates: indices of 32 bits, and Philox blocks below 2^32
@@ -32,7 +32,7 @@ def output(out: NDArray[Any] | None, dtype: Any, shape: tuple[int, ...]) -> NDAr
     return out
 
 
-def length(x: F32) -> int:
+def length(x: F32 | I8) -> int:
     if x.ndim != 1 or x.size >= MOST:
         raise ValueError(f"expected fewer than 2^32 values in one dimension, got shape {x.shape}")
     return x.size

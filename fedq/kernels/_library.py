@@ -29,6 +29,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # result, parameters; those of nati
     "decode_ternary": (None, _P, _P, _P, _N, _N),
     "decode_ternary_i8": (None, _P, _P, _P, _N, _N),
     "pack_base3": (None, _P, _P, _N, _P, _N, _N),
+    "pack_base3_i8": (None, _P, _N, _P, _N, _N),
     "unpack_base3": (_I, _P, _N, _P, _P, _N, _N),
     "count_ones": (_N, _P, _N),
     "pack_mask_sign": (_N, _P, _P, _N, _P, _P),

@@ -140,6 +140,14 @@ def pack_base3(planes: U8, d: int, *, out: U8 | None = None, threads: int = 1) -
     return out
 
 
+def pack_base3_i8(trits: I8, *, out: U8 | None = None, threads: int = 1) -> U8:
+    """See `_reference`."""
+    d = length(trits)
+    out = output(out, np.uint8, (-(-d // 5),))
+    _blocks("pack_base3_i8", (checked(trits, np.int8), d, address(out)), d, threads)
+    return out
+
+
 def unpack_base3(packed: U8, d: int, *, out: U8 | None = None, threads: int = 1) -> tuple[U8, bool]:
     """See `_reference`."""
     out = output(out, np.uint8, (2, -(-d // 8)))

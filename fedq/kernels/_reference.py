@@ -169,7 +169,12 @@ def decode_ternary_i8(planes: U8, d: int) -> I8:
 
 def pack_base3(planes: U8, d: int) -> U8:
     """Planes -> ceil(d / 5) bytes, 1.6 bits a trit."""
-    digits = (decode_ternary(planes, d) + 1).astype(np.uint8)
+    return pack_base3_i8(decode_ternary_i8(planes, d))
+
+
+def pack_base3_i8(trits: I8) -> U8:
+    """[d] of -1, 0, +1 as int8 -> ceil(d / 5) bytes."""
+    d, digits = len(trits), (trits + np.int8(1)).view(np.uint8)
     full = d - d % 320
     blocks = np.einsum("bkj,k->bj", digits[:full].reshape(-1, 5, 64), _POWERS).reshape(-1)
     tail = np.zeros(-(-(d - full) // 5) * 5, dtype=np.uint8)

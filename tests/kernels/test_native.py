@@ -73,6 +73,7 @@ def decodes(d, seed=0):
     agree("decode_ternary_i8", planes, d)
     agree("disjoint", planes, threads=False)
     five = agree("pack_base3", planes, d)
+    assert same(agree("pack_base3_i8", _reference.decode_ternary_i8(planes, d)), five)
     assert same(agree("unpack_base3", five, d), (planes, True))
     agree("count_ones", planes[0], threads=False)
     masked = agree("pack_mask_sign", planes, d, threads=False)

@@ -23,12 +23,15 @@ INLINE void pack_codes(const u8* codes, u64 n, u8* out) {  // n codes, zeros bey
 // The codes of n values of one bucket. With T = trunc(65536 y), y = |x| factor, the steps are T >> 16 and the 16 bits that a
 // coin r is compared with are t = T & 65535, so rounding up where r < t is (T + 65535 - r) >> 16. Only ties need a look.
 template <int BITS>
-INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Philox& philox, u8* out) {
+__attribute__((noinline)) void encode_bucket(const float* x, u64 i, u64 n, float factor, const Philox& philox, u8* out) {
   const float levels = levels_of(BITS);
   alignas(64) u8 codes[BUCKET];
+  alignas(64) U words[2][64 / W];  // of this tile, and of the next, made meanwhile
+  philox.tiles<1>(i / TILE, words[0], [](int) INLINE_LAMBDA {});
   for (u64 k = 0; k < n; k += TILE) {
     float rest[TILE];
     const float* v = x + k;
+    const U* now = words[k / TILE % 2];
     if (n - k < TILE) {
       memset(rest, 0, sizeof rest);
       memcpy(rest, v, (n - k) * 4);
@@ -36,33 +39,32 @@ INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Phil
     } else {
       for (int line = 0; line < 8; ++line) __builtin_prefetch((const char*)(v + BUCKET) + 64 * line, 0, 2);
     }
-    U words[64 / W];
-    philox.tiles<1>((i + k) / TILE, words, [](int) INLINE_LAMBDA {});
     auto scaled = [&](int j) INLINE_LAMBDA {  // 65536 y; scaling by a power of two commutes with rounding
-      return least(absolute(loadf(v + j)) * (factor * 65536.0f), fill(levels * 65536.0f));
-    };
-    auto coin = [&](int j) INLINE_LAMBDA {
-      U word = words[(j >> 5) * (16 / W) + (j & 15) / W];
-      return (I)(j & 16 ? word >> 16 : word & 0xffff);
+      return least(absolute(loadf(v + j * W)) * (factor * 65536.0f), fill(levels * 65536.0f));
     };
     u32 tied = 0;
     alignas(64) i32 wide[TILE];
-#pragma GCC unroll 32
-    for (int j = 0; j < 128; j += W) {
-      I r = coin(j), T = __builtin_convertvector(scaled(j), I), sign = (I)loadf(v + j) >> 31;
+    auto encode = [&](int j) INLINE_LAMBDA {
+      I r = random16(now, j), T = __builtin_convertvector(scaled(j), I), sign = (I)loadf(v + j * W) >> 31;
       tied |= lanes_equal(r, T & 0xffff);
       I code = ((((T + 0xffff) - r) >> 16 ^ sign) - sign) + (i32)levels;
-      storev(wide + j, code);
+      storev(wide + j * W, code);
+    };
+    if (k + TILE < n) {
+      philox.tiles<1>((i + k) / TILE + 1, words[1 - k / TILE % 2], encode);
+    } else {
+#pragma GCC unroll 32
+      for (int j = 0; j < (int)TILE / W; ++j) encode(j);
     }
     for (int j = 0; j < 128; ++j) codes[k + j] = (u8)wide[j];
     if (__builtin_expect(tied != 0, 0))
-      for (int j = 0; j < 128; j += W) {
+      for (int j = 0; j < (int)TILE / W; ++j) {
         F s = scaled(j);
         I T = __builtin_convertvector(s, I);
         F fraction = (s - __builtin_convertvector(T, F)) * 16777216.0f;
-        for (u32 left = lanes_equal(coin(j), T & 0xffff); left; left &= left - 1) {
-          int l = __builtin_ctz(left);
-          if (philox.tie(i + k + j + l) >> 8 < (u32)fraction[l]) codes[k + j + l] += load<u32>(v + j + l) >> 31 ? -1 : 1;
+        for (u32 left = lanes_equal(random16(now, j), T & 0xffff); left; left &= left - 1) {
+          int l = __builtin_ctz(left), c = j * W + l;
+          if (philox.tie(i + k + (u64)c) >> 8 < (u32)fraction[l]) codes[k + (u64)c] += load<u32>(v + c) >> 31 ? -1 : 1;
         }
       }
   }
@@ -71,66 +73,55 @@ INLINE void encode_bucket(const float* x, u64 i, u64 n, float factor, const Phil
 }
 
 #if defined(__AVX512VBMI__)
-// The same for a whole tile, with signed steps S = +-T. Up or down, the rounded step is the upper half of S + 65535 - r where
-// x >= 0, and of S + r elsewhere; a tie leaves all or none of the lower 16 bits set.
+// Of two vectors of dwords: the lower words in turn, as Philox words hold the coins; the third bytes in turn; and the bytes of
+// two such results, put in order.
+struct InTurn {
+  u16 low[32];
+  u8 third[64], back[64];
+  constexpr InTurn() : low(), third(), back() {
+    for (int i = 0; i < 32; ++i) low[i] = (u16)(i % 2 * 32 + i / 2 * 2);
+    for (int i = 0; i < 64; ++i) third[i] = (u8)(i % 2 * 64 + i % 32 / 2 * 4 + 2);
+    for (int i = 0; i < 64; ++i) back[i] = (u8)(i / 32 * 32 + i % 16 * 2 + i / 16 % 2);
+  }
+};
+alignas(64) constexpr InTurn IN_TURN;
+
+// The same for 64 values, whose coins are two Philox words. Returns whether a coin was tied; then the codes are to be made again.
 template <int BITS>
-INLINE void encode_tile(const float* x, u64 i, float factor, const Philox& philox, const U words[4], u8* out) {
+INLINE u32 encode_64(const float* x, float factor, const U words[2], u8* out) {
   const float levels = levels_of(BITS);
   const __m512 scale = _mm512_set1_ps(factor * 65536.0f), limit = _mm512_set1_ps(levels * 65536.0f);
-  const __m512i low = _mm512_set1_epi32(0xffff);
-  __m512i steps[8];
-  u32 tied[8], any = 0;
-  auto coin = [&](int j) INLINE_LAMBDA {
-    __m512i word = (__m512i)words[j >> 1];
-    return j & 1 ? _mm512_srli_epi32(word, 16) : _mm512_and_si512(word, low);
-  };
-#pragma GCC unroll 8
-  for (int j = 0; j < 8; ++j) {
-    __m512 v = _mm512_loadu_ps(x + 16 * j), y = _mm512_mul_ps(v, scale);
-    if (BITS == 8) y = _mm512_max_ps(_mm512_min_ps(y, limit), _mm512_sub_ps(_mm512_setzero_ps(), limit));  // else cut anyway
-    __m512i sign = _mm512_srai_epi32((__m512i)v, 31);
-    __m512i upward = _mm512_ternarylogic_epi32(coin(j), sign, low, 0xD2);  // r ^ (~sign & low)
-    steps[j] = _mm512_add_epi32(_mm512_cvttps_epi32(y), upward);
-    tied[j] = _mm512_testn_epi32_mask(_mm512_ternarylogic_epi32(steps[j], sign, low, 0xD2), low);
-    any |= tied[j];
-  }
-  if (__builtin_expect(any != 0, 0)) {
-    i32 step[TILE];
-    memcpy(step, steps, sizeof step);
-    for (u64 j = 0; j < 8; ++j)
-      for (u32 left = tied[j]; left; left &= left - 1) {
-        u64 c = 16 * j + (u64)__builtin_ctz(left);
-        float size = __builtin_fabsf(load<float>(x + c)) * (factor * 65536.0f);
-        size = size < levels * 65536.0f ? size : levels * 65536.0f;
-        float fraction = (size - (float)(i32)size) * 16777216.0f;
-        if (philox.tie(i + c) >> 8 < (u32)fraction) step[c] += load<u32>(x + c) >> 31 ? -65536 : 65536;
-      }
-    memcpy(steps, step, sizeof step);
-  }
-  const __m512i each = _mm512_set_epi64(0, 0, 0, 0, 0x7e7a76726e6a6662, 0x5e5a56524e4a4642, 0x3e3a36322e2a2622, 0x1e1a16120e0a0602);
-  __m512i codes[2];
+  const __m512i low = load<__m512i>(IN_TURN.low), third = load<__m512i>(IN_TURN.third);
+  __m512i steps[2];
+  u32 up[2], tied = 0;
 #pragma GCC unroll 2
-  for (int h = 0; h < 2; ++h) {  // byte 2 of each step
-    __m512i first = _mm512_permutex2var_epi8(steps[4 * h], each, steps[4 * h + 1]);
-    __m512i second = _mm512_permutex2var_epi8(steps[4 * h + 2], each, steps[4 * h + 3]);
-    first = _mm512_inserti64x4(first, _mm512_castsi512_si256(second), 1);
-    codes[h] = _mm512_add_epi8(first, _mm512_set1_epi8((char)levels));
+  for (int h = 0; h < 2; ++h) {
+    __m512i T[2];
+    for (int k = 0; k < 2; ++k) {
+      __m512 y = _mm512_mul_ps((__m512)absolute(loadf(x + 32 * h + 16 * k)), scale);
+      T[k] = _mm512_cvttps_epi32(BITS == 8 ? _mm512_min_ps(y, limit) : y);  // else cut anyway
+    }
+    __m512i t = _mm512_permutex2var_epi16(T[0], low, T[1]), coin = (__m512i)words[h];
+    up[h] = _mm512_cmpgt_epu16_mask(t, coin), tied |= _mm512_cmpeq_epu16_mask(t, coin);
+    steps[h] = _mm512_permutex2var_epi8(T[0], third, T[1]);
   }
+  __m512i size = _mm512_inserti64x4(steps[0], _mm512_castsi512_si256(steps[1]), 1);
+  size = _mm512_mask_add_epi8(size, up[0] | (u64)up[1] << 32, size, _mm512_set1_epi8(1));
+  size = _mm512_permutexvar_epi8(load<__m512i>(IN_TURN.back), size);
+  u64 negative = 0;
+  for (int k = 0; k < 4; ++k) negative |= (u64)lanes_negative(loadf(x + 16 * k)) << 16 * k;
+  const __m512i zero = _mm512_set1_epi8((char)levels);
+  __m512i codes = _mm512_mask_sub_epi8(_mm512_add_epi8(zero, size), negative, zero, size);
   if (BITS == 8) {
-    store(out, codes[0]), store(out + 64, codes[1]);
-    return;
+    store(out, codes);
+  } else {  // codes of neighbours put together, and narrowed
+    codes = _mm512_maddubs_epi16(codes, _mm512_set1_epi16(BITS == 4 ? 0x1001 : 0x0401));
+    if (BITS == 4) store(out, _mm512_cvtepi16_epi8(codes));
+    else store(out, _mm512_cvtepi32_epi8(_mm512_madd_epi16(codes, _mm512_set1_epi32(0x00100001))));
   }
-  for (int h = 0; h < 2; ++h) {  // codes of neighbours put together, and narrowed
-    codes[h] = _mm512_maddubs_epi16(codes[h], _mm512_set1_epi16(BITS == 4 ? 0x1001 : 0x0401));
-    if (BITS == 2) codes[h] = _mm512_madd_epi16(codes[h], _mm512_set1_epi32(0x00100001));
-  }
-  if (BITS == 4) {
-    store(out, _mm512_cvtepi16_epi8(codes[0]));
-    store(out + 32, _mm512_cvtepi16_epi8(codes[1]));
-  } else {
-    store(out, _mm512_cvtepi32_epi8(codes[0])), store(out + 16, _mm512_cvtepi32_epi8(codes[1]));
-  }
+  return tied;
 }
+
 #endif
 
 template <int BITS>
@@ -150,8 +141,11 @@ INLINE void encode_buckets(const float* x, const Philox& philox, u8* out, float*
       for (int line = 0; line < 16; ++line) __builtin_prefetch((const char*)(x + i + k + BUCKET) + 64 * line, 0, 2);
       U words[8];
       philox.tiles<2>((i + k) / TILE, words, [](int) INLINE_LAMBDA {});
-      for (u64 at = i + k, t = 0; t < 2; ++t, at += TILE)
-        encode_tile<BITS>(x + at, at, factor, philox, words + 4 * t, out + at * BITS / 8);
+      u32 tied = 0;
+#pragma GCC unroll 4
+      for (u64 at = i + k, t = 0; t < 4; ++t, at += 64) tied |= encode_64<BITS>(x + at, factor, words + 2 * t, out + at * BITS / 8);
+      if (__builtin_expect(tied != 0, 0))
+        encode_bucket<BITS>(x + i + k, i + k, 2 * TILE, factor, philox, out + (i + k) * BITS / 8);
     }
 #endif
     if (k < n) encode_bucket<BITS>(x + i + k, i + k, n - k, factor, philox, out + (i + k) * BITS / 8);

@@ -61,6 +61,26 @@ INLINE void bytes_to_planes(__m512i bytes, u8* pos, u8* neg) {
 }
 #endif
 
+#if defined(__AVX2__) && !defined(__AVX512VBMI__)
+// The same in two vectors.
+INLINE void planes_to_bytes(const u8* pos, const u8* neg, __m256i bytes[2]) {
+  const __m256i pairs = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+  __m256i p = _mm256_shuffle_epi8(load<__m256i>(pos), pairs), m = _mm256_shuffle_epi8(load<__m256i>(neg), pairs);
+  __m256i front = _mm256_permute2x128_si256(p, m, 0x20), back = _mm256_permute2x128_si256(p, m, 0x31);
+  const __m256i both = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  bytes[0] = _mm256_permutevar8x32_epi32(_mm256_unpacklo_epi16(front, back), both);
+  bytes[1] = _mm256_permutevar8x32_epi32(_mm256_unpackhi_epi16(front, back), both);
+  for (int h = 0; h < 2; ++h) bytes[h] = (__m256i)transpose8((Q)bytes[h]);
+}
+INLINE __m256i sum_of_four(__m256i bits) {  // of each byte, with a fifth zero
+  const __m256i sums = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 3, 4, 9, 10, 12, 13, 27, 28, 30, 31, 36, 37, 39, 40));
+  const __m256i low = _mm256_set1_epi8(15);
+  __m256i plus = _mm256_shuffle_epi8(sums, _mm256_and_si256(bits, low));
+  __m256i minus = _mm256_shuffle_epi8(sums, _mm256_and_si256(_mm256_srli_epi16(bits, 4), low));
+  return _mm256_add_epi8(_mm256_sub_epi8(plus, minus), _mm256_set1_epi8(121));
+}
+#endif
+
 // Blocks [begin, end) of 320 coordinates, and the tail if `end` is beyond the last full one.
 void pack_base3(const u8* pos, const u8* neg, u64 d, u8* out, u64 begin, u64 end) {
   u64 full = d / BLOCK, b = begin;
@@ -74,14 +94,13 @@ void pack_base3(const u8* pos, const u8* neg, u64 d, u8* out, u64 begin, u64 end
     sum = _mm512_mask_sub_epi8(sum, load<u64>(neg + 40 * b + 32), sum, _mm512_set1_epi8(81));
     _mm512_storeu_si512(out + 64 * b, sum);
 #elif defined(__AVX2__)
+    __m256i four[2];
+    planes_to_bytes(pos + 40 * b, neg + 40 * b, four);
     for (int h = 0; h < 2; ++h) {
-      __m256i sum = _mm256_setzero_si256();
-      for (int k = 5; k--;) {
-        u32 p = load<u32>(pos + b * 40 + 8 * k + 4 * h), m = load<u32>(neg + b * 40 + 8 * k + 4 * h);
-        sum = _mm256_add_epi8(sum, _mm256_add_epi8(sum, sum));
-        sum = _mm256_add_epi8(_mm256_sub_epi8(sum, mask_bytes(p)), mask_bytes(m));
-      }
-      _mm256_storeu_si256((__m256i*)(out + 64 * b + 32 * h), _mm256_add_epi8(sum, _mm256_set1_epi8(121)));
+      __m256i plus = mask_bytes(load<u32>(pos + 40 * b + 32 + 4 * h)), minus = mask_bytes(load<u32>(neg + 40 * b + 32 + 4 * h));
+      const __m256i last = _mm256_set1_epi8(81);
+      __m256i sum = _mm256_add_epi8(sum_of_four(four[h]), _mm256_and_si256(plus, last));
+      _mm256_storeu_si256((__m256i*)(out + 64 * b + 32 * h), _mm256_sub_epi8(sum, _mm256_and_si256(minus, last)));
     }
 #else
     u64 sum[8];
@@ -100,6 +119,29 @@ void pack_base3(const u8* pos, const u8* neg, u64 d, u8* out, u64 begin, u64 end
   for (u64 i = full * BLOCK; i < d; i += 5) {
     int sum = 0;
     for (u64 k = 0; k < 5 && i + k < d; ++k) sum += (trit(pos, neg, i + k) + 1) * POWERS[k];
+    out[64 * full + (i - full * BLOCK) / 5] = (u8)sum;
+  }
+}
+
+// The same from trits of a byte each.
+void pack_base3_i8(const i8* trits, u64 d, u8* out, u64 begin, u64 end) {
+  typedef u8 Bytes __attribute__((vector_size(V)));
+  u64 full = d / BLOCK, b = begin;
+  for (; b < end && b < full; ++b) {
+    const i8* in = trits + BLOCK * b;
+    for (int line = 0; line < 5; ++line) prefetch(in + AHEAD + 64 * line);
+#pragma GCC unroll 4
+    for (int j = 0; j < 64; j += V) {
+      Bytes sum = load<Bytes>(in + 256 + j);
+#pragma GCC unroll 4
+      for (int k = 3; k >= 0; --k) sum = sum + sum + sum + load<Bytes>(in + 64 * k + j);
+      store(out + 64 * b + j, sum + (u8)121);
+    }
+  }
+  if (b == end) return;
+  for (u64 i = full * BLOCK; i < d; i += 5) {
+    int sum = 0;
+    for (u64 k = 0; k < 5 && i + k < d; ++k) sum += (trits[i + k] + 1) * POWERS[k];
     out[64 * full + (i - full * BLOCK) / 5] = (u8)sum;
   }
 }
