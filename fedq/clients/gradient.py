@@ -43,4 +43,4 @@ def mean_gradient(network: Differentiable, w_KD: Tensor, batches: Batches) -> tu
         losses.append(loss)
     if len(losses) > 1:
         total /= len(losses)
-    return total, torch.stack(losses).mean(0)
+    return total, torch.stack(losses).double().mean(0).float()

@@ -44,7 +44,7 @@ class Latent:
             steps.step_(s, torch.addcmul(full, w, w, value=-a).mul_(g))  # F3; d tanh(a h) / dh = a (1 - w^2)
             w = _tanh_half(s)  # F1
             losses.append(loss)
-        return w, torch.stack(losses).mean(0)
+        return w, torch.stack(losses).double().mean(0).float()
 
 
 def _tanh_half(s: Tensor) -> Tensor:

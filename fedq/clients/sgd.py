@@ -52,4 +52,4 @@ def descend(
             g = g + more(w)
         steps.step_(w, g)
         losses.append(loss)
-    return w, torch.stack(losses).mean(0)
+    return w, torch.stack(losses).double().mean(0).float()

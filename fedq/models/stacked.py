@@ -135,7 +135,7 @@ def _cross_entropy(logits: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
     """The mean over each client's batch [K], and its gradient [K, B, C]."""
     log_p = torch.log_softmax(logits, 2)
     at = y_KB[..., None]
-    loss_K = -log_p.gather(2, at).mean((1, 2))
+    loss_K = -log_p.gather(2, at).double().mean((1, 2)).float()  # the same bits whoever else is stacked
     g = log_p.exp_()
     g.scatter_add_(2, at, torch.full(at.shape, -1.0, device=at.device))
     return loss_K, g.div_(y_KB.shape[1])

@@ -87,6 +87,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
         "participation.correlated": False,
         "rounds": 5,
     },
+    "steps enough for sums in another order": {"client.local_steps": 20, "client.batch_size": 32},
     "feddyn": {"strategy": "feddyn"},
     "fedlaw": {"strategy": "fedlaw"},
     "error feedback": {"strategy": "fedavg", "codec": "sign", "error_feedback": True},
