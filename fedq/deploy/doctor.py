@@ -23,14 +23,18 @@ from fedq.report.health import Check
 
 SOON = 30  # days before a certificate ends at which that is said
 TIMEOUT = 10.0  # seconds to wait for the server
+REACHING = ("port", "tls", "clock", "versions", "keys")  # the last three need the first two
 AHEAD, BEHIND = 5.0, 305.0  # seconds that a site's clock may be ahead of the server's, or behind it
 
 
 def examine(folder: Path) -> list[Check]:
     """Every check of a deployment's or a site's folder; one that cannot be made says why."""
-    patient = _Patient(folder)
-    done = []
+    patient, cut = _Patient(folder), ""
+    done = list[Check]()
     for name, look in patient.looks().items():
+        if cut and name in REACHING:
+            done.append(Check(name, False, f"not asked: see {cut}"))
+            continue
         try:
             done.append(Check(name, True, look()))
         except _Wrong as wrong:
@@ -39,6 +43,8 @@ def examine(folder: Path) -> list[Check]:
             done.append(Check(name, False, error.message))
         except Exception as error:
             done.append(Check(name, False, f"{type(error).__name__}: {error}"))
+        if name in REACHING[:2] and not done[-1].ok:
+            cut = name
     return done
 
 
@@ -128,7 +134,9 @@ class _Patient:
                 with self._trust().wrap_socket(plain, server_hostname=self._of.host) as secure:
                     return f"{secure.version()}, the server's certificate is trusted"
             except ssl.SSLCertVerificationError as error:
-                raise _Wrong(f"the server's certificate is refused: {error.verify_message}: {RENEW}") from error
+                why = error.verify_message.rstrip(".")
+                names = f"; --also {self._of.host} adds that name" if "mismatch" in why else ""
+                raise _Wrong(f"the server's certificate is refused: {why}: {self._renew()}{names}") from error
             except OSError as error:
                 raise _Wrong(
                     f"no TLS handshake ({error}): does another program listen at {self._of.address}?"
@@ -172,6 +180,10 @@ class _Patient:
         return "the NumPy specification" if active.isa() == "numpy" else f"native, {active.isa()}"
 
     # ------------------------------------------------------------------------------------------ helpers
+
+    def _renew(self) -> str:
+        """What makes a good certificate."""
+        return RENEW if self._at_server else f"on the server, {RENEW}"
 
     @cached_property
     def _certificate(self) -> Any:

@@ -113,7 +113,12 @@ def asked(line: Sequence[str], home: Path, *, timeout: float = 60) -> dict[str, 
         why = str(found.get("error-message") or done.stderr or done.stdout).strip()
         if "SuperLink is unavailable" in why:
             hint = f"start it: fedq deploy server --dir {home.parent}; or ask: fedq doctor --deploy {home.parent}"
-            raise FedqError("FQ207", "the server does not answer", where=said(line), hint=hint)
+            raise FedqError(
+                "FQ207",
+                "the server does not answer, or shows a certificate that is refused",
+                where=said(line),
+                hint=hint,
+            )
         raise FedqError("FQ207", why.replace("\n", " "), where=said(line), hint=HINT)
     return found
 

@@ -60,7 +60,12 @@ def free_to_start(of: Site, say: Callable[[str], None], seconds: float = HEARTBE
     while True:
         try:
             status = registered(of.address, ca).get(key, "not registered")
-        except Exception:
+        except Exception as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):  # Flower's client would try for ever, and not say why
+                why = str(error).rpartition("certificate verify failed: ")[2].partition(" (_ssl")[0].rstrip(".")
+                hint = f"fedq doctor --deploy {of.folder} says more; on the server: fedq deploy renew"
+                raise FedqError("FQ207", f"the server's certificate is refused: {why}", where=of.address,
+                                hint=hint) from error  # fmt: skip
             return
         if status in ("not registered", "unregistered"):
             hint = "on the server: fedq deploy register; fedq doctor --deploy DIR says more"

@@ -13,7 +13,9 @@ import pytest
 from fedq.deploy import keys
 from fedq.deploy.doctor import examine
 from fedq.deploy.files import init, renew
-from fedq.deploy.layout import Deployment
+from fedq.deploy.layout import Deployment, Site
+from fedq.deploy.nodes import free_to_start
+from fedq.errors import FedqError
 from tests.deploy.processes import free_ports
 
 
@@ -97,9 +99,12 @@ def test_an_expired_certificate(
     assert "expired on" in said
     assert "fedq deploy renew" in said
     for folder in (deployment.folder, deployment.site("site-0")):
-        ok, said = found(folder)["tls"]
-        assert not ok
-        assert "certificate has expired" in said
+        checks = found(folder)
+        assert not checks["tls"][0]
+        assert "certificate has expired" in checks["tls"][1]
+        assert checks["keys"] == (False, "not asked: see tls")
+    with pytest.raises(FedqError, match="the server's certificate is refused: certificate has expired"):
+        free_to_start(Site.read(deployment.site("site-0")), print)
 
 
 def test_a_certificate_for_another_name(deployment: Deployment) -> None:
