@@ -62,19 +62,19 @@ def answer(message: Message, partition: int) -> RecordDict:
     return bundled(RecordDict({"arrays": ArrayRecord(votes), "metrics": metrics}))
 
 
-def serve(node: BareNode, partition: int, stop: threading.Event, failures: list[str]) -> None:
-    """Answer until told to stop, looking every three seconds as a SuperNode does."""
-    stop.wait(3 * partition % 3)
+def serve(node: BareNode, partition: int, poll: float, stop: threading.Event, failures: list[str]) -> None:
+    """Answer until told to stop, looking every `poll` seconds: a SuperNode does every three."""
+    stop.wait(poll * (0.618 * partition % 1))
     while not stop.is_set():
         try:
             message = node.receive()
             if message is None:
-                stop.wait(3)
+                stop.wait(poll)
             else:
                 node.reply(message, answer(message, partition))
         except Exception as error:
             failures.append(f"{type(error).__name__}: {error}")
-            stop.wait(3)
+            stop.wait(poll)
 
 
 def memory(process: int) -> float:
@@ -114,14 +114,14 @@ def superlink(of: Deployment) -> Iterator[int]:
 
 
 @contextmanager
-def nodes_at_work(of: Deployment, relay: Relay) -> Iterator[list[str]]:
+def nodes_at_work(of: Deployment, relay: Relay, poll: float) -> Iterator[list[str]]:
     """Every site of the deployment, connected through the relay and answering: what went wrong at them."""
     stop, failures, ca = threading.Event(), list[str](), of.folder / "ca.crt"
     with ExitStack() as stack, ThreadPoolExecutor(16) as pool:
         keys = [of.site(site) / "key" for site in of.sites]
         made = pool.map(lambda key: connected(f"localhost:{relay.port}", ca, key), keys)
         for k, node in enumerate([stack.enter_context(one) for one in made]):
-            threading.Thread(target=serve, args=(node, k, stop, failures), daemon=True).start()
+            threading.Thread(target=serve, args=(node, k, poll, stop, failures), daemon=True).start()
         try:
             yield failures
         finally:
@@ -151,13 +151,13 @@ def play(of: Deployment, hidden: int, rounds: int) -> tuple[list[dict[str, Any]]
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()], ""
 
 
-def measure(nodes: int, hidden: int, rounds: int, port: int) -> dict[str, Any]:
+def measure(nodes: int, hidden: int, rounds: int, poll: float, port: int) -> dict[str, Any]:
     """One load: a round's median seconds, and what an exchange of a message and its reply cost."""
     with tempfile.TemporaryDirectory(prefix="fedq-load-") as folder:
         of = init(Path(folder) / "deploy", "localhost", nodes, port=port)
         with superlink(of) as server:
             relay = Relay(port)
-            with nodes_at_work(of, relay) as failures:
+            with nodes_at_work(of, relay, poll) as failures:
                 at_rest = idle(relay, nodes)
                 start, begun, used = (relay.up, relay.down), time.monotonic(), cpu(server)
                 found, broke = play(of, hidden, rounds)
@@ -199,10 +199,11 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[10, 50])
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--poll", type=float, default=3.0, help="seconds between a node's looks for messages")
     parser.add_argument("--port", type=int, default=18777)
     given = parser.parse_args()
     for k, nodes in enumerate(given.nodes):
-        print(json.dumps(measure(nodes, given.hidden, given.rounds, given.port + k)), flush=True)
+        print(json.dumps(measure(nodes, given.hidden, given.rounds, given.poll, given.port + k)), flush=True)
 
 
 if __name__ == "__main__":

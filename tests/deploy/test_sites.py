@@ -344,8 +344,10 @@ def test_a_site_with_its_own_data(tmp_path: Path) -> None:
     assert sorted(read_own(str(tmp_path / "images"), {**told, "labels": ["0", "1", "2"]}).y) == [1] * 4 + [2] * 4
 
 
-def test_a_site_with_its_own_texts(texts: Path, tmp_path: Path) -> None:
-    """Its labels are the run's by name, so it may lack some; one that the run does not know is refused."""
+def test_a_site_with_its_own_texts(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its labels are the run's by name, so it may lack some; an unknown one is refused; no copy stays in the cache."""
+    import datasets
+
     from fedq.data import load
     from fedq.data.site import read_own, told_of
 
@@ -355,7 +357,9 @@ def test_a_site_with_its_own_texts(texts: Path, tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
     (folder / "some.csv").write_text("body,topic\nhot head,fever\nred lid,eye\nshivers,fever\n")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     own = read_own(str(folder), told)
+    assert not (tmp_path / "cache").exists()
     assert (list(own.x), list(own.y)) == (["hot head", "red lid", "shivers"], [2, 1, 2])
     memory = Memory(tmp_path / "state" / "run")
     memory.note(told, own)
