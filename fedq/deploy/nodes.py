@@ -126,13 +126,13 @@ def stop_all(folder: Path) -> Iterator[str]:
 
 
 def running(mark: Path) -> int | None:
-    """The process that a mark names, if it is one of Flower's and runs."""
+    """The process that a mark names, if it is one of Flower's, of the mark's folder, and runs."""
     try:
         process = int(mark.read_text())
         words = Path(f"/proc/{process}/cmdline").read_bytes()
     except (OSError, ValueError):
         return None
-    return process if b"flower-super" in words else None
+    return process if b"flower-super" in words and f"{mark.parent.resolve()}/".encode() in words else None
 
 
 def _end(process: int) -> None:
