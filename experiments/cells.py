@@ -50,6 +50,8 @@ def result(folder: Path, cell: Cell) -> dict[str, Any] | None:
 
 
 def _cell(base: dict[str, Any], varied: dict[str, Any]) -> Cell:
+    if varied.get("model.name", base.get("model.name")) != base.get("model.name"):  # it has options of its own
+        base = {k: v for k, v in base.items() if not k.startswith("model.")}
     name = "-".join(str(v) if k.endswith(".name") else f"{k.rpartition('.')[2]}_{v}" for k, v in varied.items())
     plain = "".join(c if c.isalnum() or c in "-_." else "." for c in name)
     return Cell(plain, varied, {**base, **varied})
