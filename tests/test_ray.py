@@ -116,26 +116,6 @@ def test_a_worker_killed_in_mid_round(cluster: Cluster, caplog: pytest.LogCaptur
     assert "its clients are played again" in caplog.text
 
 
-def test_clients_that_kill_every_worker_end_the_run(cluster: Cluster) -> None:
-    simulation = build(config("votes", engine="ray", workers=2))
-    simulation.clients._make = _deadly
-    with pytest.raises(FedqError, match="3 workers died with 12 clients") as error:
-        played(simulation)
-    assert error.value.exit_code == 4
-
-
-def test_workers_that_die_as_they_start_end_the_run(cluster: Cluster) -> None:
-    simulation = build(config("votes", engine="ray", workers=2))
-    simulation.clients._make = _stillborn
-    with pytest.raises(FedqError, match="3 workers died as they started") as error:
-        played(simulation)
-    assert error.value.exit_code == 4
-
-
-def _stillborn(_: Any) -> Any:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _deadly(_: Any) -> Any:
     from flwr.clientapp import ClientApp
 
@@ -144,6 +124,20 @@ def _deadly(_: Any) -> Any:
     app = ClientApp()
     app.train()(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     return Crew(app, 20)
+
+
+def _stillborn(_: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("make", "said"), [(_deadly, "died with 12 clients"), (_stillborn, "died as they started")])
+def test_workers_that_always_die_end_the_run(cluster: Cluster, make: Any, said: str) -> None:
+    simulation = build(config("votes", engine="ray", workers=2))
+    assert isinstance(simulation.clients, RayGrid)
+    simulation.clients._make = make
+    with pytest.raises(FedqError, match=f"3 workers {said}") as error:
+        played(simulation)
+    assert error.value.exit_code == 4
 
 
 def test_a_client_that_raises(cluster: Cluster) -> None:
