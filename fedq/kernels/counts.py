@@ -43,14 +43,13 @@ class Counts(PackedCodec):
         """Head, then planes or values."""
         levels, place = (x, ...) if self._voters else np.unique(x, return_inverse=True)
         limit = np.float32(np.abs(levels).max(initial=0))
-        candidates = [self._voters] if self._voters else _candidates(levels, limit)
-        voters = next((m for m in candidates if _explains(m, levels, limit)), 0)
-        planes = voters.bit_length() * -(-x.size // 8)
-        if not voters or planes > 4 * x.size:
-            return _head(0, limit) + x.astype("<f4", copy=False).tobytes()
-        counts = _nearest(voters, levels)[place]
-        bits = [np.packbits(counts >> b & 1 != 0, bitorder="little").tobytes() for b in range(voters.bit_length())]
-        return _head(voters, limit) + b"".join(bits)
+        for voters in [self._voters] if self._voters else _candidates(levels, limit):
+            counts, depth = _counts(voters, levels, limit), voters.bit_length()
+            if counts is not None and depth * -(-x.size // 8) <= 4 * x.size:
+                counts = counts[place]
+                bits = [np.packbits(counts & np.uint16(1 << b) != 0, bitorder="little").tobytes() for b in range(depth)]
+                return _head(voters, limit) + b"".join(bits)
+        return _head(0, limit) + x.astype("<f4", copy=False).tobytes()
 
     def unpack(self, data: bytes, d: int) -> F32:
         """Means [d]."""
@@ -86,10 +85,6 @@ def _means(voters: int | NDArray[np.int64], counts: NDArray[Any], limit: np.floa
     return means.clip(-limit, limit)
 
 
-def _nearest(voters: int, levels: F32) -> NDArray[np.int64]:
-    return np.rint((levels.astype(np.float64) + 1) * (voters / 2)).clip(0, voters).astype(np.int64)
-
-
 def _candidates(levels: F32, limit: np.float32) -> list[int]:
     """The numbers of voters that explain a few of the levels."""
     if limit > 1 or levels.size > MOST_VOTERS:
@@ -99,6 +94,11 @@ def _candidates(levels: F32, limit: np.float32) -> list[int]:
     return (1 + np.flatnonzero((_means(every, counts, limit) == few).all(1))).tolist()
 
 
-def _explains(voters: int, levels: F32, limit: np.float32) -> bool:
+def _counts(voters: int, levels: F32, limit: np.float32) -> NDArray[np.uint16] | None:
+    """The counts whose means are exactly these levels; None where there are none."""
+    near = levels * np.float32(voters / 2)  # off by far less than the half that rounding allows
+    near += np.float32(voters / 2)
+    counts = np.clip(np.rint(near, out=near), 0, voters, out=near).astype(np.uint16)
     # 0.0 == -0.0: the sign of a zero mean is not kept
-    return bool((_means(voters, _nearest(voters, levels), limit) == levels).all())
+    same = _means(voters, np.arange(voters + 1), limit)[counts] == levels
+    return counts if same.all() else None
