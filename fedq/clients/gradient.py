@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedq.clients.local import Batches, Differentiable, TrainOptions
+from fedq.clients.local import Batches, Differentiable, TrainOptions, mean_loss
 
 
 @final
@@ -43,4 +43,4 @@ def mean_gradient(network: Differentiable, w_KD: Tensor, batches: Batches) -> tu
         losses.append(loss)
     if len(losses) > 1:
         total /= len(losses)
-    return total, torch.stack(losses).double().mean(0).float()
+    return total, mean_loss(losses)

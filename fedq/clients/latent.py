@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedq.clients.local import Batches, Differentiable, StepOptions
+from fedq.clients.local import Batches, Differentiable, StepOptions, mean_loss
 from fedq.clients.optimizers import optimizer
 
 INSIDE = 1 - 1e-6  # keeps atanh finite; the server's clip (F9) is far inside
@@ -44,7 +44,7 @@ class Latent:
             steps.step_(s, torch.addcmul(full, w, w, value=-a).mul_(g))  # F3; d tanh(a h) / dh = a (1 - w^2)
             w = _tanh_half(s)  # F1
             losses.append(loss)
-        return w, torch.stack(losses).double().mean(0).float()
+        return w, mean_loss(losses)
 
 
 def _tanh_half(s: Tensor) -> Tensor:

@@ -1,15 +1,21 @@
 """The contract of local algorithms. Shapes: K clients, D trained weights, B examples a batch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from fedq.options import Options
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # x_KB [K, B, *shape] float32, y_KB [K, B] int64: one pair a local step
+
+
+def mean_loss(losses: Sequence[Tensor]) -> Tensor:
+    """The mean [K] of each step's losses [K], in float64: the same bits whoever else is stacked."""
+    return torch.stack(list(losses)).double().mean(0).float()
 
 
 class TrainOptions(Options):

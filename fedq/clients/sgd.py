@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Literal, final
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedq.clients.local import Batches, Differentiable, StepOptions
+from fedq.clients.local import Batches, Differentiable, StepOptions, mean_loss
 from fedq.clients.optimizers import optimizer
 
 
@@ -52,4 +51,4 @@ def descend(
             g = g + more(w)
         steps.step_(w, g)
         losses.append(loss)
-    return w, torch.stack(losses).double().mean(0).float()
+    return w, mean_loss(losses)

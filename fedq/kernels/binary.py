@@ -66,6 +66,7 @@ class Sign(_OneBit):
 
     name = "sign"
     unbiased = False
+    draws = False
 
     def bits(self, x: F32, key: Key) -> U8:
         """Packed x >= 0."""

@@ -47,16 +47,21 @@ def encode(
     `side` is what the clients shared before, by name, for a codec that wants it.
     """
     shared = side or {}
-    return record({n: by.encode(x, key=key(seed, purpose, *place, n), side=shared.get(n)) for n, x in arrays.items()})
+    return record(
+        {n: by.encode(x, key=_bits(by, seed, purpose, *place, n), side=shared.get(n)) for n, x in arrays.items()}
+    )
 
 
 def encode_rows(
     arrays_K: Arrays, by: PackedCodec, seed: int, purpose: str, places: Sequence[tuple[int, ...]]
 ) -> list[ArrayRecord]:
     """Named arrays of K clients [K, ...], packed as `encode` would at each client's place; a record for each."""
-
-    def keys(name: str) -> list[Key]:
-        return [key(seed, purpose, *place, name) if by.draws else _NO_BITS for place in places]
-
-    packed = {name: by.encode_rows(x_K, keys(name)) for name, x_K in arrays_K.items()}
+    packed = {
+        name: by.encode_rows(x_K, [_bits(by, seed, purpose, *place, name) for place in places])
+        for name, x_K in arrays_K.items()
+    }
     return [record({name: rows[k] for name, rows in packed.items()}) for k in range(len(places))]
+
+
+def _bits(by: PackedCodec, seed: int, purpose: str, *place: int | str) -> Key:
+    return key(seed, purpose, *place) if by.draws else _NO_BITS

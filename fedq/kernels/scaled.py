@@ -19,7 +19,7 @@ class WithScale(PackedCodec):
     """`inner` on x / s, with s sent along: 4 bytes more than `inner`. A leaf says which s."""
 
     def __init__(self, name: str, inner: PackedCodec, *, unbiased: bool) -> None:
-        self._inner, self.name, self.unbiased = inner, name, unbiased
+        self._inner, self.name, self.unbiased, self.draws = inner, name, unbiased, inner.draws
 
     @abstractmethod
     def pack(self, x: F32, key: Key) -> bytes:

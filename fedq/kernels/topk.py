@@ -17,6 +17,7 @@ class TopK(PackedCodec):
     """k = ceil(share d) indices (uint32, ascending), then k float32 values; the others are zero. Biased."""
 
     unbiased = False
+    draws = False
 
     def __init__(self, name: str, share: float) -> None:
         assert 0 < share <= 1
