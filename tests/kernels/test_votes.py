@@ -1,5 +1,8 @@
 """Sums of votes straight from packed bytes: the codec law, however the stream is cut."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from flwr.app import Array
@@ -81,3 +84,26 @@ def test_malformed_payloads_are_refused_before_they_are_added(name):
         with pytest.raises(FedqError):
             codec.open(payload)
     assert (total.sum() == codec.decode(good)).all()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+def test_memory_of_a_vote_of_a_thousand_clients() -> None:
+    """The peak over that after the imports stays within the packed bytes and 64 MB; in a process of its own."""
+    code = """
+import numpy as np
+from fedq.kernels import active as kernels
+from fedq.kernels.votes import VoteAccumulator
+def peak(): return next(int(x.split()[1]) for x in open("/proc/self/status") if x.startswith("VmHWM"))
+before = peak()
+n, d = 1000, 1_000_000
+rows = np.random.default_rng(0).integers(0, 256, (n, d // 8), np.uint8)
+votes = VoteAccumulator(d)
+for row in rows:
+    votes.add(row)
+total = votes.sum()
+assert (kernels.vote_majority(list(rows), d, None) == np.packbits(total > 0, bitorder="little")).all()
+print(before, peak())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = (int(n) * 1024 for n in done.stdout.split())
+    assert 125e6 < after - before < 125e6 + 64e6
