@@ -53,20 +53,20 @@ class Shards:
 
         Each partition's shuffled epochs are laid end to end; a batch may span two epochs.
         """
-        wanted, places, start = list[NDArray[np.int64]](), list[NDArray[np.int64]](), 0
         shuffling = rngs(self.seed, "batch", [(round_, partition) for partition in partitions])
-        for partition, shuffles in zip(partitions, shuffling, strict=True):
-            own, order = _order(self.training(partition), o, shuffles)
-            wanted.append(own)
-            places.append(order + start)
-            start += len(own)
-        x, y = self.inputs.tensors(self._joined(partitions, wanted))
-        place_KSB = torch.from_numpy(np.stack(places).reshape(len(partitions), -1, o.batch_size))
-        if place_KSB.numel() == start:  # each example once, in order: nothing to gather
-            x_KSB, y_KSB = (t.view(*place_KSB.shape, *t.shape[1:]) for t in (x, y))
-            steps = ((x_KSB[:, s], y_KSB[:, s]) for s in range(place_KSB.shape[1]))
+        met = [_met(self.training(p), o, shuffles) for p, shuffles in zip(partitions, shuffling, strict=True)]
+        x, y = self.inputs.tensors(self._joined(partitions, [examples for examples, _ in met]))
+        if all(order is None for _, order in met):  # each example once, in order: nothing to gather
+            x_KSB, y_KSB = (t.view(len(met), -1, o.batch_size, *t.shape[1:]) for t in (x, y))
+            steps = zip(x_KSB.unbind(1), y_KSB.unbind(1), strict=True)
         else:
-            steps = ((x[place_KSB[:, s]], y[place_KSB[:, s]]) for s in range(place_KSB.shape[1]))
+            start_K = np.cumsum([0, *(len(examples) for examples, _ in met[:-1])])
+            places = [
+                start + (np.arange(len(e)) if order is None else order)
+                for start, (e, order) in zip(start_K, met, strict=True)
+            ]
+            place_KSB = torch.from_numpy(np.stack(places).reshape(len(met), -1, o.batch_size))
+            steps = ((x[place_KB], y[place_KB]) for place_KB in place_KSB.unbind(1))
         if self.inputs.augment == "none":
             yield from steps
             return
@@ -89,12 +89,11 @@ class Shards:
         return (rng(self.seed, "keep", partition).permutation(own) if n else own), n
 
 
-def _order(
+def _met(
     own: NDArray[np.int64], o: TrainOptions, shuffles: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The examples that a client needs in a round, and the order in which it meets them."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+    """The examples that a client meets in a round, and in which order if not in this one, once each."""
     needed = o.steps(len(own)) * o.batch_size
-    epochs = [shuffles.permutation(len(own)) for _ in range(-(-needed // len(own)))]
-    if len(epochs) == 1:  # no image is scaled for nothing
-        return own[epochs[0][:needed]], np.arange(needed)
-    return own, np.concatenate(epochs)[:needed]
+    if needed <= len(own):  # no image is scaled for nothing
+        return shuffles.permutation(own)[:needed], None
+    return own, np.concatenate([shuffles.permutation(len(own)) for _ in range(-(-needed // len(own)))])[:needed]
