@@ -58,7 +58,7 @@ class Shards:
         x, y = self.inputs.tensors(self._joined(partitions, [examples for examples, _ in met]))
         if all(order is None for _, order in met):  # each example once, in order: nothing to gather
             x_KSB, y_KSB = (t.view(len(met), -1, o.batch_size, *t.shape[1:]) for t in (x, y))
-            steps = zip(x_KSB.unbind(1), y_KSB.unbind(1), strict=True)
+            steps: Batches = zip(x_KSB.unbind(1), y_KSB.unbind(1), strict=True)
         else:
             start_K = np.cumsum([0, *(len(examples) for examples, _ in met[:-1])])
             places = [
