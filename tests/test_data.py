@@ -29,7 +29,12 @@ def hub_folder(
 
 
 def test_digits() -> None:
+    from sklearn.datasets import load_digits
+
     data = load("digits", "", holdout=0.2, seed=0)
+    (whole,), theirs = data.source, load_digits()
+    assert (whole.x[:, 0] == theirs.images).all()
+    assert (whole.y == theirs.target).all()
     assert (data.shape, len(data.train), len(data.test), data.classes) == ((1, 8, 8), 1438, 359, 10)
     assert load("digits", "", holdout=0.2, seed=0).checksum == data.checksum
     other = load("digits", "", holdout=0.2, seed=1)

@@ -66,9 +66,11 @@ class Blueprint:
                 hint="use batch norm with track_running_stats=False, group norm or layer norm, and fedq.models.dropout",
             )
         try:
-            return built.to_empty(device="cpu")
+            empty = {n: torch.empty(t.shape, dtype=t.dtype) for n, t in built.state_dict().items()}
         except RuntimeError as error:  # torch says so when memory cannot be had
             raise FedqError("FQ206", f"model `{self.model}` is too large: {error}", key="model.name") from error
+        built.load_state_dict(empty, assign=True)
+        return built
 
     def initial_weights(self, *, merged: bool = False) -> dict[str, NDArray[np.float32]]:
         """Every weight by the model's own law, or He-normal: drawn from the seed, the same everywhere.
