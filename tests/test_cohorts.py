@@ -1,6 +1,7 @@
 """K clients together are each alone: to float32 rounding where weights are stacked, and whatever the workers."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from fedq.build import Simulation, build
 from fedq.clients.app import train_ahead
 from fedq.config import make_config
-from fedq.kernels import records
-from fedq.models import model
+from fedq.kernels import _reference_dense, active, records
+from fedq.models import MODELS, mlp, model
 from fedq.models.network import Blueprint, Network
 from fedq.models.stacked import Stacked, stackable
 
@@ -21,18 +22,36 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("norm", ["batch", "none"])
-@pytest.mark.parametrize("trained", ["all", "hidden"])
-def test_stacked_gradients(norm: str, trained: str) -> None:
-    blueprint = Blueprint("mlp", model("mlp").Options(hidden=(24, 16), norm=norm), (1, 8, 8), 10, 0)
+class Affine(torch.nn.Sequential):
+    """Every kind of layer that can be stacked, in every form."""
+
+    class Options(mlp.Mlp.Options):
+        pass
+
+    def __init__(self, shape: tuple[int, ...], classes: int, options: Any) -> None:
+        act, linear, norm = torch.nn.ReLU(), torch.nn.Linear, partial(torch.nn.BatchNorm1d, track_running_stats=False)
+        first = (torch.nn.Flatten(), act, norm(64), linear(64, 24, bias=False), norm(24), act)
+        super().__init__(*first, linear(24, 9), norm(9, affine=False), act, linear(9, classes))
+
+
+@pytest.mark.parametrize("norm", ["batch", "none", "affine"])
+@pytest.mark.parametrize("trained", ["all", "hidden", "biases"])
+@pytest.mark.parametrize("way", ["gradient", "_differentiated"])
+def test_stacked_gradients(norm: str, trained: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel, and by the products that other devices take, which this one has too."""
+    monkeypatch.setitem(MODELS, "affine", Affine)
+    name = "mlp" if norm != "affine" else norm
+    options = model(name).Options(hidden=(24, 16), norm=norm if name == "mlp" else "none")
+    blueprint = Blueprint(name, options, (1, 8, 8), 10, 0)
     weights = blueprint.initial_weights()
-    names = list(weights) if trained == "all" else blueprint.hidden()
+    some = {"all": list(weights), "hidden": blueprint.hidden(), "biases": [n for n in weights if n.endswith("bias")]}
+    names = some[trained]
     alone, together = Network(blueprint, weights, names), Stacked(blueprint, weights, names)
     random = torch.Generator().manual_seed(0)
     w = alone.flatten(weights).repeat(5, 1)
     w += 0.1 * torch.randn(w.shape, generator=random)
     x, y = torch.randn(5, 7, 1, 8, 8, generator=random), torch.randint(0, 10, (5, 7), generator=random)
-    losses, g = together.gradient(w, x, y)
+    losses, g = getattr(together, way)(w, x, y)
     for k in range(5):
         loss, one = alone.gradient(w[k : k + 1], x[k : k + 1], y[k : k + 1])
         torch.testing.assert_close(losses[k], loss[0], rtol=1e-5, atol=1e-6)
@@ -61,11 +80,15 @@ def test_only_plain_chains_are_stacked() -> None:
     hooked = torch.nn.Sequential(torch.nn.Linear(2, 2))
     hooked[0].register_forward_hook(lambda *_: None)
     assert not stackable(hooked)
+    linear, flatten = torch.nn.Linear, torch.nn.Flatten
+    same = linear(2, 2)
+    assert not stackable(torch.nn.Sequential(same, act, same))
+    assert not stackable(torch.nn.Sequential(linear(8, 4), flatten(), linear(32, 4)))  # of each row of an image
+    assert not stackable(torch.nn.Sequential(linear(8, 4), flatten(), linear(4, 4)))
+    assert not stackable(torch.nn.Sequential(flatten(), act))
 
 
 def test_a_layer_that_stands_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedq.models import MODELS, mlp
-
     class Twice(torch.nn.Sequential):
         class Options(mlp.Mlp.Options):
             pass
@@ -126,6 +149,15 @@ def test_packing_together_changes_no_bit(codec: str) -> None:
     crew = each.clients._crew
     each.clients._crew = replace(crew, ahead=train_ahead(each.trainer, None, config.top.seed))
     one, other = final(together), final(each)
+    assert all((one[n] == other[n]).all() for n in one)
+
+
+def test_a_run_has_the_bits_of_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever core takes the gradients."""
+    config = make_config(**{**SETTINGS, "codec": "binary"}, strategy="fedvote", client="latent")
+    one = final(build(config))
+    monkeypatch.setattr(active, "dense_gradient", _reference_dense.dense_gradient, raising=False)
+    other = final(build(config))
     assert all((one[n] == other[n]).all() for n in one)
 
 

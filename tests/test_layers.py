@@ -17,7 +17,7 @@ ALLOWED = {
     "settings": {"errors"},
     "_flower": set(),
     "kernels": LOW - {"options"} | {"_flower"},
-    "models": LOW,
+    "models": LOW | {"kernels"},
     "data": LOW,
     "participation": LOW,
     "privacy": LOW,

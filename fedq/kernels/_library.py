@@ -15,7 +15,7 @@ from typing import Any, final
 from fedq.errors import FedqError, nearest
 
 CHOICES = ("auto", "numpy", "portable", "avx2", "avx512")
-_P, _N, _I, _F = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int32, ctypes.c_float
+_P, _N, _I, _F, _S = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int32, ctypes.c_float, ctypes.c_int64
 _SIGNATURES: dict[str, tuple[Any, ...]] = {  # result, parameters; those of native/kernels.def
     "encode_bernoulli": (None, _P, _N, _N, _P, _N, _N),
     "encode_binary": (None, _P, _N, _N, _P, _N, _N),
@@ -49,6 +49,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # result, parameters; those of nati
     "vote_weighted_i32": (None, _P, _N, _P, _P, _N, _N),
     "vote_weighted_add": (None, _P, _N, _P, _P, _N, _N),
     "planes_add": (None, _P, _N, _P, _I, _N, _N),
+    "dense_gradient": (_I, _P, _N, _P, _N, _N, _N, _P, _S, _P, _S, _P, _S, _P, _P),
     "floor_read": (_N, _P, _N),
     "floor_write": (None, _P, _N),
     "planes_sum": (None, _P, _P, _I, _I, _F, _I, _P, _N, _N),

@@ -82,7 +82,7 @@ def decode_binary_i8(packed: U8, d: int, *, out: I8 | None = None, threads: int 
 
 def count_ones(packed: U8) -> int:
     """See `_reference`."""
-    return int(_call("count_ones", checked(packed, np.uint8), packed.size))
+    return int(call("count_ones", checked(packed, np.uint8), packed.size))
 
 
 # ------------------------------------------------------------------------------------------------- ternary
@@ -116,7 +116,7 @@ def encode_ternary_threshold(x: F32, threshold: np.float32, *, out: U8 | None = 
 def disjoint(planes: U8) -> bool:
     """See `_reference`."""
     checked(planes, np.uint8, (2, planes.shape[-1]))
-    return bool(_call("disjoint", address(planes[0]), address(planes[1]), planes.shape[1]))
+    return bool(call("disjoint", address(planes[0]), address(planes[1]), planes.shape[1]))
 
 
 def decode_ternary(planes: U8, d: int, *, out: F32 | None = None, threads: int = 1) -> F32:
@@ -159,7 +159,7 @@ def pack_mask_sign(planes: U8, d: int) -> U8:
     """See `_reference`."""
     pos, neg = planes_of(planes, d)
     mask, signs = np.empty(planes.shape[1], np.uint8), np.empty(-(-d // 8), np.uint8)
-    n = _call("pack_mask_sign", pos, neg, d, address(mask), address(signs))
+    n = call("pack_mask_sign", pos, neg, d, address(mask), address(signs))
     return np.concatenate([mask, signs[:n]])
 
 
@@ -174,7 +174,7 @@ def unpack_mask_sign(packed: U8, d: int) -> tuple[U8, bool]:
     ones = count_ones(mask)
     if not padding_is_zero(mask, d) or len(signs) != -(-ones // 8) or not padding_is_zero(signs, ones):
         return planes, False
-    _call("unpack_mask_sign", address(mask), address(signs), len(signs), d, address(planes[0]), address(planes[1]))
+    call("unpack_mask_sign", address(mask), address(signs), len(signs), d, address(planes[0]), address(planes[1]))
     return planes, True
 
 
@@ -183,14 +183,14 @@ def rans_encode(data: U8) -> U8:
     n, lanes, source = data.size, rans_lanes(data.size), checked(data, np.uint8)
     counts, states = np.empty(-(-n // RANS_BLOCK), "<u2"), np.empty(lanes, "<u4")
     room = np.empty(n + 16, "<u2")  # no byte takes more than a word; vectors store sixteen at a time
-    words = _call("rans_encode", source, n, lanes, address(counts), address(states), address(room))
+    words = call("rans_encode", source, n, lanes, address(counts), address(states), address(room))
     return np.concatenate([part.view(np.uint8) for part in (counts, states, room[len(room) - words :])])
 
 
 def rans_decode(coded: U8, n: int) -> tuple[U8, int]:
     """See `_reference_rans`."""
     data = np.empty(n, np.uint8)
-    used = _call("rans_decode", checked(coded, np.uint8), coded.size, rans_lanes(n), address(data), n)
+    used = call("rans_decode", checked(coded, np.uint8), coded.size, rans_lanes(n), address(data), n)
     return data, used
 
 
@@ -225,12 +225,12 @@ def qsgd_add_(total: F32, packed: U8, scale: F32, bits: int, weight: np.float32,
 
 def qsgd_valid(packed: U8, bits: int) -> bool:
     """See `_reference`."""
-    return bool(_call("qsgd_valid", checked(packed, np.uint8), packed.size, bits))
+    return bool(call("qsgd_valid", checked(packed, np.uint8), packed.size, bits))
 
 
 def largest(x: F32) -> float:
     """See `_reference`."""
-    (magnitude,) = _FLOAT.unpack(_BITS.pack(_call("largest", checked(x, np.float32), 0, x.size)))
+    (magnitude,) = _FLOAT.unpack(_BITS.pack(call("largest", checked(x, np.float32), 0, x.size)))
     return float(magnitude)
 
 
@@ -238,7 +238,7 @@ def topk(x: F32, k: int) -> tuple[U32, F32]:
     """See `_reference`."""
     k = min(k, length(x))
     index, value = np.empty(k, np.uint32), np.empty(k, np.float32)
-    if _call("topk", checked(x, np.float32), len(x), k, address(index), address(value)):
+    if call("topk", checked(x, np.float32), len(x), k, address(index), address(value)):
         raise MemoryError
     return index, value
 
@@ -370,7 +370,8 @@ def _blocks(kernel: str, arguments: tuple[Any, ...], d: int, threads: int) -> li
     return _sliced(kernel, arguments, d // 320 + 1, threads, _SLICE_BASE3 // 320)
 
 
-def _call(kernel: str, *arguments: Any) -> Any:
+def call(kernel: str, *arguments: Any) -> Any:
+    """What a kernel returns."""
     found = library()
     assert found is not None
     return found.call[kernel](*arguments)

@@ -5,15 +5,25 @@ Codecs import this module as `kernels`. The choice is made at the first use; `FE
 
 from typing import TYPE_CHECKING, Any
 
-from fedq.kernels import _library, _native, _reference, _reference_rans, _reference_votes
+from fedq.kernels import (
+    _library,
+    _native,
+    _native_dense,
+    _reference,
+    _reference_dense,
+    _reference_rans,
+    _reference_votes,
+)
 
 if TYPE_CHECKING:
     from fedq.kernels._reference import *  # noqa: F403
+    from fedq.kernels._reference_dense import *  # noqa: F403
     from fedq.kernels._reference_rans import *  # noqa: F403
     from fedq.kernels._reference_votes import *  # noqa: F403
 
 
-_SPECIFICATION = (_reference, _reference_rans, _reference_votes)
+_NATIVE = (_native, _native_dense)
+_SPECIFICATION = (_reference, _reference_dense, _reference_rans, _reference_votes)
 
 
 def isa() -> str:
@@ -24,7 +34,7 @@ def isa() -> str:
 
 def __getattr__(name: str) -> Any:
     native = _library.library() is not None
-    for module in (_native, *_SPECIFICATION) if native else _SPECIFICATION:
+    for module in _NATIVE + _SPECIFICATION if native else _SPECIFICATION:
         if hasattr(module, name):
             found = globals()[name] = getattr(module, name)
             return found

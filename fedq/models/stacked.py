@@ -1,64 +1,76 @@
-"""Networks of K clients at once: stacked weights and batched matrix products.
+"""Networks of K clients at once: stacked weights, and one kernel that takes the gradients of all of them.
 
-For modules that are a chain of linear layers, ReLU and batch norm; others are trained one client at a time. Batched
-products round differently from single ones, so a client's float results depend on how many train together (to a few
-units in the last place), and never on who the others are.
+For modules that are a chain of linear layers, ReLU and batch norm; others are trained one client at a time. A client's
+bits do not depend on who is stacked with it, nor on how many.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias, final
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedq.kernels import active as kernels
+from fedq.kernels._reference_dense import ABSENT, LINEAR, NORM, RELU, Chain, Layer
 from fedq.models.network import Blueprint, Flat, Weights
-
-Named: TypeAlias = Mapping[str, Tensor]
-Pull: TypeAlias = Callable[[Tensor], Tensor]  # gradient of what a layer gave -> gradient of what it took
-# activations [K, B, ...], stacked weights, their gradients to be written -> activations, and the way back
-Layer: TypeAlias = Callable[[Tensor, Named, Named], tuple[Tensor, Pull]]
 
 
 @final
 class Stacked(Flat):
-    """A chain of layers with the weights `names` stacked over K clients, and all others as in `weights`.
-
-    Gradients are written out by hand: on small networks autograd's bookkeeping takes longer than the products.
-    """
+    """A chain of layers with the weights `names` stacked over K clients, and all others as in `weights`."""
 
     def __init__(self, blueprint: Blueprint, weights: Weights, names: Sequence[str]) -> None:
         module = blueprint.module()
         assert stackable(module)
-        parts = [(path, part) for path, part in module._modules.items() if part is not None]
-        self._first = next(i for i, (_, part) in enumerate(parts) if list(part.parameters()))
-        self._layers = [_layer(path, part, inner=i > self._first) for i, (path, part) in enumerate(parts)]
         parameters = dict(module.named_parameters())
         super().__init__({name: tuple(parameters[name].shape) for name in names}, blueprint.device)
-        self._fixed = {n: torch.tensor(weights[n], device=self.device)[None] for n in parameters if n not in names}
+        self._chain = _chain(module, self.shapes, weights)
+        self._fixed = torch.from_numpy(self._chain.fixed).to(self.device)
 
-    @torch.no_grad()
     def gradient(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy [K] of each client's batch at its weights, and the gradient [K, D]."""
-        g_KD = torch.empty(w_KD.shape, device=self.device)
-        stacked, slopes = self._views(w_KD) | self._fixed, self._views(g_KD)
-        x, y_KB, pulls = x_KB.to(self.device), y_KB.to(self.device), list[Pull]()
-        for layer in self._layers:
-            x, pull = layer(x, stacked, slopes)
-            pulls.append(pull)
-        loss_K, slope = _cross_entropy(x, y_KB)
-        for pull in reversed(pulls[self._first :]):
-            slope = pull(slope)
-        return loss_K, g_KD
+        if self.device != "cpu":
+            return self._differentiated(w_KD, x_KB, y_KB)
+        loss_K, g_KD = kernels.dense_gradient(self._chain, w_KD.numpy(), x_KB.numpy(), y_KB.numpy())
+        return torch.from_numpy(loss_K), torch.from_numpy(g_KD)
 
-    def _views(self, flat_KD: Tensor) -> dict[str, Tensor]:
-        parts = torch.split(flat_KD, self._sizes, dim=1)
-        return {n: p.view(len(flat_KD), *s) for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
+    @torch.enable_grad()
+    def _differentiated(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by batched products and autograd: for devices that have no kernel."""
+        w_KD = w_KD.detach().clone().requires_grad_()
+        starts = dict(zip(np.cumsum([0, *self._sizes]).tolist(), torch.split(w_KD, self._sizes, 1), strict=False))
+
+        def part(at: int, *shape: int) -> Tensor:
+            own = starts[at] if at >= 0 else self._fixed[None, -1 - at : prod(shape) - 1 - at]
+            return own.reshape(-1, *shape)
+
+        x, y_KB = x_KB.to(self.device).flatten(2), y_KB.to(self.device)
+        for layer in self._chain.layers:
+            if layer.kind == LINEAR:
+                x = x @ part(layer.weight, layer.outputs, layer.inputs).mT
+            elif layer.kind == RELU:
+                x = x.relu()
+            else:
+                x = x - x.mean(1, keepdim=True)
+                x = x * torch.rsqrt(x.square().mean(1, keepdim=True) + part(layer.epsilon, 1))
+                x = x if layer.weight == ABSENT else x * part(layer.weight, 1, layer.outputs)
+            if layer.bias != ABSENT:
+                x = x + part(layer.bias, 1, layer.outputs)
+        loss_K = -x.log_softmax(2).gather(2, y_KB[..., None]).mean((1, 2))
+        (g_KD,) = torch.autograd.grad(loss_K.sum(), w_KD)
+        return loss_K.detach(), g_KD
 
 
 def stackable(module: nn.Module) -> bool:
-    """Whether `Stacked` knows every layer of the module: exactly these classes, with nothing hooked on."""
+    """Whether `Stacked` knows every layer of the module: exactly these classes, with nothing hooked on or shared."""
     plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    return plain and all(_known(part) for part in module._modules.values() if part is not None) and not _hooked(module)
+    if not plain or not all(_known(part) for part in module.children()) or _hooked(module):
+        return False
+    shared = len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False)))
+    return not shared and bool(_sized(module))
 
 
 def _known(part: nn.Module) -> bool:
@@ -73,69 +85,42 @@ def _hooked(module: nn.Module) -> bool:
     return any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in module.modules())
 
 
-def _layer(path: str, part: nn.Module, *, inner: bool) -> Layer:
-    if isinstance(part, nn.Linear):
-        return _linear(f"{path}.weight", f"{path}.bias" if part.bias is not None else "", inner=inner)
-    if isinstance(part, nn.BatchNorm1d):
-        return _norm(f"{path}.weight" if part.affine else "", f"{path}.bias", part.eps)
-    return _relu if isinstance(part, nn.ReLU) else _flatten
+def _sized(module: nn.Module) -> list[tuple[str, nn.Module, int, int]]:
+    """Each layer with its path, and the values it takes and gives; none where one does not take what another gave."""
+    parts = [(path, part) for path, part in module._modules.items() if part is not None]
+    kinds, found = [type(part) for _, part in parts], list[tuple[str, nn.Module, int, int]]()
+    if nn.Linear not in kinds or nn.Flatten in kinds[kinds.index(nn.Linear) :]:
+        return []  # a linear layer may have worked on the last of several dimensions
+    width = next(part.in_features for _, part in parts if isinstance(part, nn.Linear))
+    for path, part in parts:
+        takes = part.in_features if isinstance(part, nn.Linear) else getattr(part, "num_features", width)
+        if takes != width:
+            return []
+        width = part.out_features if isinstance(part, nn.Linear) else takes
+        if not isinstance(part, nn.Flatten):
+            found.append((path, part, takes, width))
+    return found
 
 
-def _linear(weight: str, bias: str, *, inner: bool) -> Layer:
-    """`inner`: layers before it have weights, which want the gradient too."""
+def _chain(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], weights: Weights) -> Chain:
+    """The module as the kernel reads it: weights of `shapes` one after the other, all others fixed."""
+    ends = np.cumsum([0, *(prod(shape) for shape in shapes.values())]).tolist()
+    places, fixed = dict(zip(shapes, ends, strict=False)), [np.zeros(0, np.float32)]
 
-    def linear(x: Tensor, stacked: Named, slopes: Named) -> tuple[Tensor, Pull]:
-        w = stacked[weight].expand(len(x), -1, -1)  # those that nobody trains stand once
-        y = torch.bmm(x, w.transpose(1, 2))
-        if bias:
-            y += stacked[bias][:, None]
+    def kept(values: NDArray[np.float32]) -> int:
+        fixed.append(values.reshape(-1))
+        return -1 - sum(map(len, fixed[:-1]))
 
-        def pull(g: Tensor) -> Tensor:
-            if weight in slopes:
-                torch.bmm(g.transpose(1, 2), x, out=slopes[weight])
-            if bias in slopes:
-                torch.sum(g, 1, out=slopes[bias])
-            return torch.bmm(g, w) if inner else g
+    def place(part: nn.Module, name: str, path: str) -> int:
+        if getattr(part, name, None) is None:
+            return ABSENT
+        named = f"{path}.{name}"
+        return places[named] if named in places else kept(weights[named])
 
-        return y, pull
-
-    return linear
-
-
-def _norm(weight: str, bias: str, epsilon: float) -> Layer:
-    def norm(x: Tensor, stacked: Named, slopes: Named) -> tuple[Tensor, Pull]:
-        y = x - x.mean(1, keepdim=True)
-        r = torch.rsqrt(y.square().mean(1, keepdim=True) + epsilon)
-        y *= r
-
-        def pull(g: Tensor) -> Tensor:
-            if weight in slopes:
-                torch.sum(g * y, 1, out=slopes[weight])
-            if bias in slopes:
-                torch.sum(g, 1, out=slopes[bias])
-            if weight:
-                g = g * stacked[weight][:, None]
-            return r * (g - g.mean(1, keepdim=True) - y * (g * y).mean(1, keepdim=True))
-
-        return (y * stacked[weight][:, None] + stacked[bias][:, None] if weight else y), pull
-
-    return norm
-
-
-def _relu(x: Tensor, stacked: Named, slopes: Named) -> tuple[Tensor, Pull]:
-    y = torch.relu(x)
-    return y, lambda g: g * (y > 0)
-
-
-def _flatten(x: Tensor, stacked: Named, slopes: Named) -> tuple[Tensor, Pull]:
-    return x.flatten(2), lambda g: g.view(x.shape)
-
-
-def _cross_entropy(logits: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean over each client's batch [K], and its gradient [K, B, C]."""
-    log_p = torch.log_softmax(logits, 2)
-    at = y_KB[..., None]
-    loss_K = -log_p.gather(2, at).double().mean((1, 2)).float()  # the same bits whoever else is stacked
-    g = log_p.exp_()
-    g.scatter_add_(2, at, torch.full(at.shape, -1.0, device=at.device))
-    return loss_K, g.div_(y_KB.shape[1])
+    layers = []
+    for path, part, takes, gives in _sized(module):
+        kind = LINEAR if isinstance(part, nn.Linear) else NORM if isinstance(part, nn.BatchNorm1d) else RELU
+        weight, bias = (place(part, name, path) for name in ("weight", "bias"))
+        epsilon = kept(np.full(1, part.eps, np.float32)) if isinstance(part, nn.BatchNorm1d) else ABSENT
+        layers.append(Layer(kind, takes, gives, weight, bias, epsilon))
+    return Chain(layers, np.concatenate(fixed, dtype=np.float32), ends[-1])

@@ -1,4 +1,5 @@
 // What every object compiles for its own instruction set; FEDQ_ISA is the table's name.
+#include "dense.hpp"
 #include "floors.hpp"
 #include "qsgd.hpp"
 #include "rans.hpp"

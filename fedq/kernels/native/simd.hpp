@@ -21,6 +21,7 @@ using u32 = uint32_t;
 using u64 = uint64_t;
 using i8 = int8_t;
 using i32 = int32_t;
+using i64 = int64_t;
 
 #if defined(__AVX512F__)
 constexpr int W = 16;

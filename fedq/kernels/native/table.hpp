@@ -9,6 +9,7 @@ using u32 = uint32_t;
 using u64 = uint64_t;
 using i8 = int8_t;
 using i32 = int32_t;
+using i64 = int64_t;
 
 struct Kernels {
 #define KERNEL(result, name, parameters, arguments) result(*name) parameters;
