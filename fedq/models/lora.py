@@ -8,6 +8,7 @@ from copy import deepcopy
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any, final
 from warnings import catch_warnings, simplefilter
 from zlib import crc32
@@ -26,6 +27,7 @@ from fedq.plugins import extra
 from fedq.rng import rng
 
 PAD = 0
+BUILDING = Lock()  # warnings and torch's generator are the process's, and threads build networks of their own
 TINY = {"vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
@@ -64,7 +66,7 @@ class LoraTransformer(Pretrained):
             target_modules=list(options.targets),
         )
         try:
-            with catch_warnings(), torch.random.fork_rng(devices=[]):
+            with BUILDING, catch_warnings(), torch.random.fork_rng(devices=[]):
                 simplefilter("ignore")  # PEFT asks transformers for names that it calls deprecated
                 self.encoder = peft.get_peft_model(_shared(self.base(classes, options)), adapters)
         except ValueError as error:
