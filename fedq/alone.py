@@ -27,8 +27,7 @@ def play_alone(config: RunConfig, source: Path | None, client: int, round_: int,
         arrays = _model(simulation, source, round_)
         message = _asked(simulation, arrays, client, round_)
         try:
-            with simulation.as_in_cohort(message, client):
-                reply, _ = simulation.crew.alone(message, simulation.clients.memory.of(client + 1))
+            reply, _ = simulation.crew.alone(message, simulation.clients.memory.of(client + 1))
             simulation.strategy.check_reply(reply)
         except Exception as error:
             if debug and sys.stdin.isatty():

@@ -1,7 +1,7 @@
 """A config's parts: data, partitions, strategy, trainer and grid, checked to fit before the first round."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from os import cpu_count
@@ -9,7 +9,6 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from flwr.app import Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
@@ -100,14 +99,6 @@ class Simulation:
         """Give back what `open` took."""
         if isinstance(self.clients, SimulatedGrid):
             self.clients.close()
-
-    def as_in_cohort(self, message: Message, partition: int) -> AbstractContextManager[None]:
-        """Within it, `app` plays this message alone with the bits that it would have in its cohort in simulation."""
-        cohort, N = self.clients.cohort, self.config.top.clients
-        last = N % cohort == 1 and partition == N - 1  # where all take part, it is alone in its cohort
-        if cohort == 1 or last or not self.crew.ahead:
-            return nullcontext()
-        return self.crew.ahead([message], [partition])
 
     def rounds(self, arrays: Arrays, first: int, last: int) -> Iterator[RoundRecord]:
         """Play rounds `first ... last` from named global weights."""

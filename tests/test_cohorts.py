@@ -173,7 +173,7 @@ def test_a_client_that_diverges_in_a_cohort_fails_alone() -> None:
     """The error is that client's; the others' replies are used."""
     config = make_config(**SETTINGS, strategy="fedavg", tolerate=0.5)
     simulation = build(config)
-    network = simulation.trainer._network(simulation.initial, alone=False).__enter__()
+    network = simulation.trainer._network(simulation.initial, stacked=True).__enter__()
     gradient = network.gradient
 
     def poisoned(w: Any, x: Any, y: Any) -> Any:
@@ -182,6 +182,6 @@ def test_a_client_that_diverges_in_a_cohort_fails_alone() -> None:
         return losses, g
 
     network.gradient = poisoned
-    simulation.trainer._idle[(False, *simulation.initial)].put(network)
+    simulation.trainer._idle[(True, *simulation.initial)].put(network)
     record = next(iter(simulation.rounds(simulation.initial, 1, 1)))
     assert (record.clients, record.failed) == (19, 1)

@@ -100,7 +100,7 @@ def train_ahead(
 
     def ahead(messages: Sequence[Message], partitions: Sequence[int]) -> AbstractContextManager[None]:
         asked = messages[0].content
-        alike = all(m.content.get("arrays") is asked.get("arrays") for m in messages)
+        alike = all(m.content is asked or m.content.get("arrays") is asked.get("arrays") for m in messages)
         if messages[0].metadata.message_type != "train" or "arrays" not in asked or not alike:
             return nullcontext()
         place, told = (round_of(messages[0]), partitions), config(asked)

@@ -130,7 +130,7 @@ class Trainer:
         pack: Pack | None = None,
     ) -> Iterator[None]:
         """Train clients together; within the context `ready` has what each made of the round, by `pack` if given."""
-        cohort = self._trained(weights, round_, partitions, told, stacked=True)
+        cohort = self._trained(weights, round_, partitions, told)
         packed: Sequence[ArrayRecord | None] = [None] * len(partitions)
         if pack:
             with suppress(FedqError):  # what one sends cannot be packed: it says so itself, and the others go on
@@ -151,7 +151,11 @@ class Trainer:
     def together(self) -> bool:
         """Whether K clients can train at once: the network, the algorithm, and as many steps for each."""
         alike = self._options.local_epochs is None and not isinstance(self._algorithm, Remembering | Private)
-        return alike and not self._blueprint.bf16 and stackable(self._blueprint.module())
+        return alike and self._stackable
+
+    @cached_property
+    def _stackable(self) -> bool:
+        return not self._blueprint.bf16 and stackable(self._blueprint.module())
 
     def _trained(
         self,
@@ -160,13 +164,11 @@ class Trainer:
         partitions: Sequence[int],
         told: Mapping[str, Any],
         memory: Arrays | None = None,
-        *,
-        stacked: bool = False,
     ) -> "_Cohort":
         algorithm, options = self._at(round_, told)
         assert not isinstance(algorithm, Private)
         batches = self._unless_stopped(self._shards.batches(partitions, options, round_))
-        with self._network(weights, alone=not stacked) as network:
+        with self._network(weights, stacked=self._stackable) as network:
             start_D = network.flatten(weights)
             start_KD, kept_K = start_D.expand(len(partitions), -1), [dict[str, NDArray[np.float32]]()] * len(partitions)
             network.rekey_(self._shards.seed, round_, partitions[0])
@@ -235,13 +237,13 @@ class Trainer:
             return loss, accuracy
 
     @contextmanager
-    def _network(self, weights: Arrays, *, alone: bool = True) -> Iterator[Any]:
+    def _network(self, weights: Arrays, *, stacked: bool = False) -> Iterator[Any]:
         """An idle network, or a new one if all are at work: of one client, or of several."""
-        idle = self._idle.setdefault((alone, *weights), LifoQueue())
+        idle = self._idle.setdefault((stacked, *weights), LifoQueue())
         try:
             network = idle.get_nowait()
         except Empty:
-            network = (Network if alone else Stacked)(self._blueprint, self._initial, list(weights))
+            network = (Stacked if stacked else Network)(self._blueprint, self._initial, list(weights))
         try:
             yield network
         finally:

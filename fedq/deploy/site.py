@@ -100,8 +100,7 @@ def _played(message: Message, context: Context) -> Message:
     with memory.alone() if memory else nullcontext():
         if memory:
             context.state = memory.before(*place)
-        with parts.as_in_cohort(message, partition_of(context)):
-            reply = parts.app(message, context)
+        reply = parts.app(message, context)
         if memory:
             memory.keep(*place, context.state)
             context.state = RecordDict()  # it is in the site's folder: no need to carry it through Flower

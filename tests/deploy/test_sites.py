@@ -108,8 +108,8 @@ def test_deployed_as_simulated(name: str, tmp_path: Path) -> None:
     assert lines(there) == lines(here)
 
 
-def test_a_client_alone_in_its_cohort(tmp_path: Path) -> None:
-    """Nine clients are a cohort of eight and one alone, which a simulation trains otherwise."""
+def test_sites_train_alone_what_a_simulation_trains_together(tmp_path: Path) -> None:
+    """Nine clients are there a cohort of eight and one of one."""
     config = make_config({**SMALL, "clients": 9, "strategy": "fedavg", "data.partition": "iid"})
     assert final(play(config, tmp_path)[1]) == final(simulated(config))
 
