@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +19,9 @@ from fedq.config import make_config
 from fedq.errors import FedqError
 from fedq.grids.cluster import Cluster
 from fedq.grids.ray import RayGrid
+from fedq.kernels import records
 from fedq.rounds import RoundRecord
+from fedq.runs import fingerprint
 from fedq.simulation import begin, play, reopen
 
 pytestmark = [
@@ -48,6 +51,9 @@ def cluster() -> Iterator[Cluster]:
     made.open()
     yield made
     made.close()
+
+
+Straight = Callable[[int], tuple[list[dict[str, Any]], str]]
 
 
 def config(kind: str, **more: Any) -> Any:
@@ -155,12 +161,11 @@ def test_more_workers_than_processors(cluster: Cluster) -> None:
 
 # ----------------------------------------------------------------------------------------- other processes
 
-SHORT = ["--clients", "8", "--rounds", "8", "--seed", "5"]
-STEPS = ["--local-steps", "200"]  # so that a signal after some round never comes after the last
+SHORT = ["--clients", "8", "--local-steps", "100", "--seed", "5"]
 
 
 def simulate(folder: Path, *flags: str, **env: str) -> dict[str, Any]:
-    words = [*FEDQ, "simulate", *SHORT, *STEPS, *flags, "--json"]
+    words = [*FEDQ, "simulate", *SHORT, "--rounds", "8", *flags, "--json"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env={**os.environ, **env})
     assert done.returncode == 0, done.stderr
     totals: dict[str, Any] = json.loads(done.stdout)
@@ -169,14 +174,22 @@ def simulate(folder: Path, *flags: str, **env: str) -> dict[str, Any]:
 
 def lines(run: Path) -> list[dict[str, Any]]:
     text = (run / "metrics.jsonl").read_text()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in text.splitlines()]
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in text.split("\n")[:-1]]
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run in one process."""
-    folder = tmp_path_factory.mktemp("straight")
-    return folder / simulate(folder)["run_dir"]
+def straight() -> Straight:
+    """The lines of so many rounds in this process, and the fingerprint of the last model."""
+
+    @cache
+    def play(last: int) -> tuple[list[dict[str, Any]], str]:
+        settings = {"clients": 8, "client.local_steps": 100, "seed": 5, "rounds": last}
+        simulation = build(make_config(settings, engine="local", workers=1))
+        found = played(simulation, last)
+        plain = [{k: v for k, v in json.loads(json.dumps(r.metrics())).items() if k != "seconds"} for r in found]
+        return plain, fingerprint({**simulation.drawn, **records.to_arrays(found[-1].arrays)})
+
+    return play
 
 
 def sha(run: Path) -> str:
@@ -185,17 +198,23 @@ def sha(run: Path) -> str:
 
 
 def started(folder: Path, round_: int) -> tuple["subprocess.Popen[str]", Path]:
-    """A process that plays on Ray, once `round_` rounds are in its run directory."""
-    words = [*FEDQ, "simulate", *SHORT, *STEPS, "--workers", "2"]
+    """A process that plays on Ray, once `round_` rounds are in its run directory; it would not end by itself."""
+    words = [*FEDQ, "simulate", *SHORT, "--rounds", "100000", "--workers", "2"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(words, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    until(process, lambda: any(f.read_text().count("\n") >= round_ for f in folder.glob("runs/*/metrics.jsonl")))
+    return process, next(folder.glob("runs/*"))
+
+
+def until(process: "subprocess.Popen[str]", true: Callable[[], bool]) -> None:
+    """Wait while the process runs and it is not yet `true`."""
     for _ in range(20_000):
-        for file in folder.glob("runs/*/metrics.jsonl"):
-            if file.read_text().count("\n") >= round_:
-                return process, file.parent
+        if true():
+            return
+        assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.kill()
-    raise AssertionError("the run did not begin")
+    raise AssertionError("it was never true")
 
 
 def workers(of: int) -> list[int]:
@@ -205,43 +224,50 @@ def workers(of: int) -> list[int]:
     return [p.pid for p in psutil.Process(of).children(recursive=True) if p.name().startswith("ray::Worker")]
 
 
-def test_a_private_cluster_leaves_nothing_behind(straight: Path, tmp_path: Path) -> None:
+def test_a_private_cluster_leaves_nothing_behind(straight: Straight, tmp_path: Path) -> None:
     home, temporary, plots = tmp_path / "home", tmp_path / "tmp", tmp_path / "plots"
     for folder in (home, temporary):
         folder.mkdir()
     own = {"HOME": str(home), "TMPDIR": str(temporary), "MPLCONFIGDIR": str(plots)}
     run = tmp_path / simulate(tmp_path, "--workers", "2", **own)["run_dir"]
-    assert sha(run) == sha(straight)
-    assert lines(run) == lines(straight)
+    assert (lines(run), sha(run)) == straight(8)
     assert [*home.iterdir(), *temporary.iterdir()] == []
 
 
-def test_killed_workers_are_said_on_screen(straight: Path, tmp_path: Path) -> None:
+def test_killed_workers_are_said_on_screen(straight: Straight, tmp_path: Path) -> None:
     process, run = started(tmp_path, 1)
     for worker in workers(process.pid):
         os.kill(worker, signal.SIGKILL)
+    said = "its clients are played again"
+    until(process, lambda: said in (run / "log.txt").read_text())
+    played_by_then = len(lines(run))
+    until(process, lambda: len(lines(run)) > played_by_then)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    assert process.returncode == 130, err
     assert all(line.startswith("round=") for line in out.splitlines()), out
-    assert "its clients are played again" in err
-    assert "its clients are played again" in (run / "log.txt").read_text()
-    assert sha(run) == sha(straight)
+    assert said in err
+    assert lines(run) == straight(len(lines(run)))[0]
 
 
-def test_a_killed_driver(straight: Path, tmp_path: Path) -> None:
+def test_a_killed_driver(straight: Straight, tmp_path: Path) -> None:
     """Its workers end with it; the run goes on to the same bits, also without Ray."""
     process, run = started(tmp_path, 2)
     left = workers(process.pid)
     process.kill()
     process.communicate()
-    done = subprocess.run([*FEDQ, "resume", str(run), "--engine", "local"], cwd=tmp_path, capture_output=True)
+    last = len(lines(run)) + 2
+    words = [*FEDQ, "resume", str(run), "--engine", "local", "--rounds", str(last)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert sha(run) == sha(straight)
-    assert lines(run) == lines(straight)
-    assert not [pid for pid in left if Path(f"/proc/{pid}").exists()]
+    assert (lines(run), sha(run)) == straight(last)
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in left):
+        assert time.monotonic() < end, "workers outlive their driver"
+        time.sleep(0.1)
 
 
-def test_an_interrupt_reaches_the_whole_group(straight: Path, tmp_path: Path) -> None:
+def test_an_interrupt_reaches_the_whole_group(straight: Straight, tmp_path: Path) -> None:
     """As Ctrl-C does on a terminal: the round is finished and saved."""
     process, run = started(tmp_path, 2)
     os.killpg(process.pid, signal.SIGINT)
@@ -249,8 +275,7 @@ def test_an_interrupt_reaches_the_whole_group(straight: Path, tmp_path: Path) ->
     assert process.returncode == 130, err
     assert "finishing this round" in err
     assert "Traceback" not in err
-    assert 2 <= len(lines(run)) < 8
-    assert lines(run) == lines(straight)[: len(lines(run))]
+    assert lines(run) == straight(len(lines(run)))[0]
     assert "died" not in err
 
 
@@ -284,7 +309,7 @@ def _address(folder: Path) -> str:
     raise AssertionError("Ray did not start")
 
 
-def test_a_cluster_of_two_nodes(straight: Path, tmp_path: Path, two_nodes: str) -> None:
+def test_a_cluster_of_two_nodes(straight: Straight, tmp_path: Path, two_nodes: str) -> None:
     for _ in range(60):
         try:
             flags = ["--ray-address", two_nodes, "--workers", "2"]
@@ -292,8 +317,7 @@ def test_a_cluster_of_two_nodes(straight: Path, tmp_path: Path, two_nodes: str) 
             break
         except AssertionError as error:  # the second node is still on its way
             assert "the Ray cluster has 1" in str(error)
-    assert sha(run) == sha(straight)
-    assert lines(run) == lines(straight)
+    assert (lines(run), sha(run)) == straight(8)
 
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:

@@ -206,16 +206,20 @@ def test_replies_stream() -> None:
 
 
 def test_a_client_that_hangs_is_an_error_reply() -> None:
-    import time
+    from threading import Event
 
     from flwr.app import RecordDict
 
+    over = Event()
+
     def app(message: Message, context: Context) -> Message:
-        time.sleep(0.5 if context.node_config["partition-id"] == 1 else 0)
+        if context.node_config["partition-id"] == 1:
+            over.wait(60)
         return Message(RecordDict(), reply_to=message)
 
     grid = LocalGrid(app, 2)  # type: ignore[arg-type]
-    replies = list(grid.send_and_receive([Message(RecordDict(), n, "train") for n in (1, 2)], timeout=0.1))
+    replies = list(grid.send_and_receive([Message(RecordDict(), n, "train") for n in (1, 2)], timeout=2.0))
+    over.set()
     assert [r.has_error() for r in replies] == [False, True]
     assert "no reply within" in replies[1].error.reason
 

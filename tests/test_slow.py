@@ -83,8 +83,7 @@ def test_kill_and_resume(straight: tuple[Path, dict[str, Any]], tmp_path: Path, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt(tmp_path: Path, number: int) -> None:
-    words = ["simulate", *SHORT, "--local-steps", "100"]  # the signal comes before the last round
-    process = start(tmp_path, *words)
+    process = start(tmp_path, "simulate", *SHORT, "--rounds", "100000")  # no signal comes after the last
     run = wait_for_round(tmp_path, 3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -92,22 +91,33 @@ def test_interrupt(tmp_path: Path, number: int) -> None:
     assert f"fedq resume runs/{run.name}" in err
     assert "Traceback" not in out + err
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
-    done = subprocess.run([*FEDQ, "resume", str(run), "--json"], cwd=tmp_path, capture_output=True, text=True)
+    rounds = ["--rounds", str(len(lines(tmp_path, str(run))) + 2)]
+    done = subprocess.run([*FEDQ, "resume", str(run), *rounds, "--json"], cwd=tmp_path, capture_output=True, text=True)
     (tmp_path / "straight").mkdir()
-    assert json.loads(done.stdout)["weights_sha256"] == simulate(tmp_path / "straight", *words[1:])["weights_sha256"]
+    straight = simulate(tmp_path / "straight", *SHORT, *rounds)
+    assert json.loads(done.stdout)["weights_sha256"] == straight["weights_sha256"]
+    assert lines(tmp_path, str(run)) == lines(tmp_path / "straight", straight["run_dir"])
 
 
 def test_interrupt_twice(tmp_path: Path) -> None:
-    process = start(tmp_path, "simulate", *SHORT, "--local-steps", "3000")
+    """The second does not wait for the round, which takes a while."""
+    process = start(tmp_path, "simulate", *SHORT, "--local-steps", "100000")
     run = wait_for_round(tmp_path, 0)
-    time.sleep(0.5)
+    while not (run / "log.txt").exists():  # signals are heard before it is opened
+        assert process.poll() is None
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    assert process.stderr
+    said = ""
+    while "finishing this round" not in said:
+        said = process.stderr.readline()
+        assert said
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "stopped in the first round" in err
     assert "Traceback" not in err
-    assert (run / "checkpoints" / "round_000000.npz").exists()
+    assert lines(tmp_path, str(run)) == []
 
 
 def test_a_run_in_use(tmp_path: Path) -> None:

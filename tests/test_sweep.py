@@ -109,7 +109,7 @@ def test_it_goes_on_past_a_failure_and_does_what_is_missing(tmp_path: Path, tiny
 
 @pytest.mark.slow
 def test_stopped_and_gone_on_with_it_ends_in_the_same_bits(tmp_path: Path, tiny: tuple[str, ...]) -> None:
-    words = [*fixed(tiny), "--set", "rounds=100", "--grid", "seed=0..1", "-j", "2", "--json"]
+    words = [*fixed(tiny), "--set", "rounds=300", "--grid", "seed=0..1", "-j", "2", "--json"]
     process = subprocess.Popen(
         [sys.executable, "-m", "fedq", "sweep", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -125,7 +125,7 @@ def test_stopped_and_gone_on_with_it_ends_in_the_same_bits(tmp_path: Path, tiny:
     assert done.returncode == 0, done.stderr
     swept = {r["varied"]["seed"]: open_run(tmp_path / r["run_dir"]).about for r in json.loads(done.stdout)["runs"]}
     straight = json.loads(
-        run(tmp_path, "simulate", *tiny, "--rounds", "100", "--seed", "1", "--out", "x", "--json").stdout
+        run(tmp_path, "simulate", *tiny, "--rounds", "300", "--seed", "1", "--out", "x", "--json").stdout
     )
     assert swept[1]["weights_sha256"] == straight["weights_sha256"]
 
