@@ -33,19 +33,20 @@ def fedq(file: Path, rounds: int, **settings: Any) -> Iterator[float]:
     from fedq.data import DATA
 
     job = JOBS[file.stem]
-    DATA["noise"] = "fedq.bench.work:job_data"
     with tempfile.TemporaryDirectory() as room:
         (folder := Path(room) / job.name).mkdir()
-        config = make_config(
-            {
-                "data.name": "noise", "data.dir": str(folder), "data.partition": "iid", "model.name": job.model,
-                "clients": job.clients, "per_round": job.per_round, "rounds": rounds + 1, "evaluate.every": rounds + 1,
-                "client.local_steps": job.steps, "client.batch_size": job.batch, "client.lr": job.lr,
-            }
-            | ({"model.hidden": [32], "model.norm": "none"} if job.model == "mlp" else {}),
-            **{"engine": "local", "workers": 2 if job.model == "lenet5" else 1, **settings},
-        )  # fmt: skip
-        simulation = build(config)
+        given = {
+            "data.name": "noise", "data.dir": str(folder), "data.partition": "iid", "model.name": job.model,
+            "clients": job.clients, "per_round": job.per_round, "rounds": rounds + 1, "evaluate.every": rounds + 1,
+            "client.local_steps": job.steps, "client.batch_size": job.batch, "client.lr": job.lr,
+            **({"model.hidden": [32], "model.norm": "none"} if job.model == "mlp" else {}),
+        }  # fmt: skip
+        where = {"engine": "local", "workers": 2 if job.model == "lenet5" else 1, **settings}
+        DATA["noise"] = "fedq.bench.work:job_data"
+        try:
+            simulation = build(make_config(given, **where))
+        finally:
+            del DATA["noise"]
         simulation.open()
         with closing(simulation), (Path(room) / "metrics.jsonl").open("w", encoding="utf-8") as lines:
             for record in islice(simulation.rounds(simulation.initial, 1, rounds + 1), rounds):

@@ -82,29 +82,29 @@ def scale(
     population: Annotated[
         list[int] | None, Option(help="Clients; may be repeated. Default 1,000 to 1,000,000.", min=10)
     ] = None,
-    cohort: Annotated[
+    per_round: Annotated[
         list[int] | None, Option(help="Clients of a round; may be repeated. Default 10 to 10,000.", min=1)
     ] = None,
-    rounds: Annotated[int | None, Option(help="Rounds that are timed; default 5 to 30, by the cohort.", min=2)] = None,
+    rounds: Annotated[int | None, Option(help="Rounds that are timed; default 5 to 30.", min=2)] = None,
     set_: Annotated[
         list[str] | None, Option("--set", metavar="K=V", help="Another key of the runs; may be repeated.")
     ] = None,
     json: Annotated[bool, Option("--json", help="Print a JSON list on stdout.")] = False,
     debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> int:
-    """Time rounds and weigh memory as the population grows, then as the cohort does.
+    """Time rounds and weigh memory as the population grows, then as a round's clients do.
 
     startup_s is from the start of a process to the end of its first round; memory
     is resident, in MiB; mb_workers is that of Ray's processes, cpu_us without them.
 
-    Example: fedq bench scale --population 1000000 --cohort 10000 --set workers=2
+    Example: fedq bench scale --population 1000000 --per-round 10000 --set workers=2
     """
-    from fedq.bench.scale import COHORTS, POPULATIONS, rows
+    from fedq.bench.scale import PER_ROUND, POPULATIONS, rows
     from fedq.settings import parse_set
 
     parse_set(set_ or [])  # malformed ones are told
     settings = dict(word.split("=", 1) for word in set_ or [])
-    print(shown(list(rows(population or POPULATIONS, cohort or COHORTS, settings, rounds)), json=json))
+    print(shown(list(rows(population or POPULATIONS, per_round or PER_ROUND, settings, rounds)), json=json))
     return 0
 
 
