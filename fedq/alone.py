@@ -19,8 +19,11 @@ def play_alone(config: RunConfig, source: Path | None, client: int, round_: int,
     """Train one client as it would be in round `round_`, and print what it sends.
 
     The rounds before are played first, or taken from a checkpoint of the run that `source` belongs to. FedqError FQ105
-    where the client does not take part, FQ301 where it fails; with `debug` on a terminal, a debugger opens there.
+    where there is no such round, or the client does not take part in it, FQ301 where it fails; with `debug` on a
+    terminal, a debugger opens there.
     """
+    if round_ > config.top.rounds:
+        raise FedqError("FQ105", f"the run has {config.top.rounds} rounds", where=f"--round {round_}")
     here = {k: v for k, v in flatten(config.as_dict()).items() if k not in ("ray_address", "workers", "engine")}
     simulation = build(make_config(here, engine="local"))
     with one_torch_thread():

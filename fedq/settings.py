@@ -27,15 +27,16 @@ Settings: TypeAlias = Mapping[str, Setting]
 
 def read_toml(path: str | Path) -> dict[str, Setting]:
     """The settings of a TOML file, each with its line. FedqError FQ104 if it is not there or not TOML."""
+    file = Path(path) / "run.toml" if Path(path).is_dir() else Path(path)
     try:
-        file = Path(path) / "run.toml" if Path(path).is_dir() else Path(path)
         text = file.read_text(encoding="utf-8-sig")
         values = flatten(tomllib.loads(text))
     except (OSError, UnicodeDecodeError) as error:
         why = reason(OSError(error.errno, error.strerror)) if isinstance(error, OSError) else "not text in UTF-8"
-        near = difflib.get_close_matches(str(path), map(str, Path(path).parent.glob("*.toml")), n=1)
+        others = [] if file.exists() else map(str, Path(path).parent.glob("*.toml"))
+        near = difflib.get_close_matches(str(path), others, n=1)
         hint = f"did you mean `{near[0]}`?" if near else "name a TOML file, such as the run.toml of a run"
-        raise FedqError("FQ104", f"cannot read `{path}`: {why}", where=str(path), from_file=True, hint=hint) from error
+        raise FedqError("FQ104", f"cannot read `{file}`: {why}", where=str(path), from_file=True, hint=hint) from error
     except tomllib.TOMLDecodeError as error:
         raise FedqError("FQ104", f"not valid TOML: {error}", where=str(path), from_file=True) from error
     lines = _lines(text)

@@ -80,6 +80,13 @@ def _rebuilt(run: Run, rounds: int | None, where: dict[str, Any]) -> Simulation:
     return simulation
 
 
+def goal_of(run: Run, until: str) -> Until | None:
+    """The goal that ends a run early: `until`, or else what it was begun with; noted in run.json."""
+    until = until or run.about.get("until") or ""
+    run.update(until=until or None)
+    return Until.parse(until) if until else None
+
+
 def play(run: Run, simulation: Simulation, *, until: Until | None = None) -> Iterator[RoundRecord]:
     """The rounds that `run` still lacks; each one's line is saved before it is yielded, its model when it is time.
 
@@ -189,9 +196,7 @@ def _watched(run: Run, simulation: Simulation, until: str) -> Run:
     """The rounds that the run lacks, with a bar."""
     from fedq.report.screen import Screen
 
-    until = until or run.about.get("until") or ""
-    run.update(until=until or None)
-    goal = Until.parse(until) if until else None
+    goal = goal_of(run, until)
     with Screen(simulation) as screen:
         try:
             for record in play(run, simulation, until=goal):

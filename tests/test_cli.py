@@ -125,6 +125,8 @@ def test_flags_without_a_value_are_quoted_without_one(fedq: Fedq) -> None:
         (("simulate", "--set", "rounds=true"), 2, "FQ103", ""),
         (("simulate", "--clients", "99999999999999999999"), 2, "FQ103", ""),
         (("simulate", "nowhere.toml"), 3, "FQ104", "TOML"),
+        (("simulate", "."), 3, "FQ104", "cannot read `run.toml`: no such file"),
+        (("simulate", "--round", "3"), 2, "FQ105", "--only-client"),
         (("sweep", "--grid", "seed=2..0"), 2, "FQ106", "upwards"),
         (("resume", "nowhere"), 4, "FQ203", "runs/"),
         (("compare", "nowhere"), 4, "FQ203", "runs/"),

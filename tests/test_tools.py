@@ -199,6 +199,7 @@ def test_one_client_that_fails_says_where(fedq: Fedq, tiny: tuple[str, ...], mon
     assert f"--> {__file__}:" in err
     assert "Traceback" in fedq("simulate", *tiny, "--only-client", "2", "--debug")[2]
     assert "--only-client 0 --round 1" in fedq("simulate", *tiny)[2]
+    assert "the run has 2 rounds" in fedq("simulate", *tiny, "--only-client", "0", "--round", "3")[2]
     status, _, err = fedq("simulate", *tiny, "--only-client", "9")
     assert (status, "client 9 takes no part in round 1" in err) == (2, True)
 

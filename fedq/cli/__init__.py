@@ -42,7 +42,7 @@ def _run() -> int:
     from fedq.cli.app import app
 
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="fedq", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as help_:
         print(help_.format_message())
         return 0

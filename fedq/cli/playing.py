@@ -10,7 +10,7 @@ from fedq.build import Simulation
 from fedq.errors import EXIT_DONE, EXIT_INTERRUPTED
 from fedq.report.screen import Screen, outcome, plan
 from fedq.runs import Run, best
-from fedq.simulation import play
+from fedq.simulation import goal_of, play
 from fedq.until import Until
 
 
@@ -18,9 +18,7 @@ def play_on_screen(
     run: Run, simulation: Simulation, *, until: str | None, as_json: bool, quiet: bool, next_: bool = True
 ) -> int:
     """Play the missing rounds of `run`; returns the exit status. With `as_json`, stdout gets one JSON object."""
-    until = until or run.about.get("until")
-    goal = Until.parse(until) if until else None
-    run.update(until=until)
+    goal = goal_of(run, until or "")
     with Screen(simulation, json=as_json, quiet=quiet) as screen:
         screen.say(plan(simulation, str(run.path)))
         stopped = _play(run, simulation, goal, screen)
@@ -30,7 +28,7 @@ def play_on_screen(
             screen.say(f"stopped {after}\nresume: fedq resume {run.path}")
         else:
             if goal:
-                screen.say(f"goal {until} " + ("reached" if goal.met(run.records()) else "not reached"))
+                screen.say(f"goal {run.about['until']} " + ("reached" if goal.met(run.records()) else "not reached"))
             screen.say(outcome(totals, best(run.records())))
             screen.say(f"  {run.path}/   run.toml  metrics.jsonl  model.safetensors")
             if next_:

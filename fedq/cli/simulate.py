@@ -37,7 +37,9 @@ def simulate(
     only_client: Annotated[
         int | None, Option(min=0, help="Play this client alone, in this process: CONFIG of a failed run.")
     ] = None,
-    round_: Annotated[int, Option("--round", min=1, help="The round that --only-client plays.")] = 1,
+    round_: Annotated[
+        int | None, Option("--round", min=1, help="The round that --only-client plays; default 1.")
+    ] = None,
     until: Annotated[str | None, Option(help="Stop early: accuracy=0.9 or up=10MB.")] = None,
     tolerate: flags.Tolerate = None,
     engine: flags.Engine = None,
@@ -61,9 +63,12 @@ def simulate(
     if sys.stderr.isatty() and not quiet:
         print("loading ...", end="\r", file=sys.stderr, flush=True)
     from fedq.config import resolve
-    from fedq.errors import together
+    from fedq.errors import FedqError, together
     from fedq.until import Until
 
+    if round_ is not None and only_client is None:
+        hint = "to play fewer or more rounds: --rounds"
+        raise FedqError("FQ105", "--round says which round --only-client plays", where=f"--round {round_}", hint=hint)
     resolved, _ = together(
         lambda: resolve(_settings(config, given, set_ or [])), lambda: Until.parse(until) if until else None
     )
@@ -73,7 +78,7 @@ def simulate(
     if only_client is not None:
         from fedq.alone import play_alone
 
-        return play_alone(resolved, config, only_client, round_, debug=debug)
+        return play_alone(resolved, config, only_client, round_ or 1, debug=debug)
     from fedq.cli.playing import play_on_screen
     from fedq.simulation import begin
 
