@@ -36,23 +36,34 @@ def begin(config: RunConfig, out: str | Path) -> tuple[Run, Simulation]:
     return run, simulation
 
 
-def reopen(path: str | Path, *, rounds: int | None = None, **where: Any) -> tuple[Run, Simulation]:
+def reopen(
+    path: str | Path, *, rounds: int | None = None, deployed: bool = False, **where: Any
+) -> tuple[Run, Simulation]:
     """A run that did not finish, or that shall have more `rounds`, and the parts to play it on.
 
-    `where` are the keys `engine`, `workers` and `ray_address`, if it shall go on elsewhere.
+    `where` are the keys `engine`, `workers` and `ray_address`, if it shall go on elsewhere; `deployed` whether it goes
+    on at its sites.
 
-    FedqError FQ203 or FQ204 if there is none or it is in use, FQ205 if it is finished or its data have changed.
+    FedqError FQ203 or FQ204 if there is none or it is in use, FQ205 if it is finished, its data have changed, or what
+    its clients train on and remember is at the sites of a deployment.
     """
     run = open_run(path, lock=True)
     try:
-        return run, _rebuilt(run, rounds, where)
+        return run, _rebuilt(run, rounds, deployed, where)
     except BaseException:
         run.release()
         raise
 
 
-def _rebuilt(run: Run, rounds: int | None, where: dict[str, Any]) -> Simulation:
+def _rebuilt(run: Run, rounds: int | None, deployed: bool, where: dict[str, Any]) -> Simulation:
     config, done, path = resolve(read_toml(run.path / "run.toml")), len(run.records()), run.path
+    if run.about.get("deployed") and not deployed:
+        raise FedqError(
+            "FQ205",
+            "the run was deployed: what its clients train on and remember is at their sites",
+            where=str(path),
+            hint=f"fedq deploy run {path}",
+        )
     if rounds is not None and rounds < done:
         raise FedqError(
             "FQ205", f"{done} rounds are played already", where=f"--rounds {rounds}", hint="give more rounds"
@@ -66,7 +77,7 @@ def _rebuilt(run: Run, rounds: int | None, where: dict[str, Any]) -> Simulation:
             "FQ205",
             f"the run is done: {done} rounds",
             where=str(path),
-            hint=f"go on with more: fedq resume {path} --rounds {2 * done}",
+            hint="" if run.about.get("deployed") else f"go on with more: fedq resume {path} --rounds {2 * done}",
         )
     simulation = build(config)
     if run.about.get("data_sha256", simulation.data.checksum) != simulation.data.checksum:

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Option, Typer
 
@@ -175,7 +175,7 @@ def status(folder: Dir = Path("deploy"), json: Json = False, debug: Debug = Fals
         print(json_.dumps(found))
         return 0
     for rows in found.values():
-        print(table(rows) if rows else "no runs yet")
+        print(table([{k: str(v) for k, v in row.items()} for row in rows]) if rows else "no runs yet")
     return 0
 
 
@@ -185,8 +185,11 @@ def stop(folder: Dir = Path("deploy"), debug: Debug = False) -> int:
 
     Example: fedq deploy stop --dir deploy
     """
+    from fedq.deploy.layout import Deployment
     from fedq.deploy.nodes import stop_all
 
-    stopped: list[Any] = list(stop_all(folder))
+    if not (folder / "site.toml").exists():
+        Deployment.read(folder)
+    stopped = list(stop_all(folder))
     print("\n".join(stopped) if stopped else f"nothing started from {folder} is running")
     return 0

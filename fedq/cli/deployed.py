@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from fedq.config import RunConfig
 from fedq.deploy.layout import Deployment
 from fedq.errors import EXIT_DONE, EXIT_INTERRUPTED, FedqError
 
@@ -25,23 +27,25 @@ def run_on_screen(
     of: Deployment, config: Path, out: Path, sets: list[str], *, waits: dict[str, float], as_json: bool, quiet: bool
 ) -> int:
     """Begin or go on with a run, and show it until it ends; returns the exit status."""
-    from fedq.deploy.supervise import cancel, follow
+    from fedq.deploy.supervise import follow
     from fedq.report.screen import Screen, outcome, plan
-    from fedq.runs import best, open_run
+    from fedq.runs import best
     from fedq.simulation import begin, reopen
 
     again = (config / "run.toml").is_file()
     if again and sets:
         raise FedqError("FQ106", "a run goes on as it was begun", where=f"--set {sets[0]}", hint="leave --set out")
-    run, simulation = reopen(config) if again else begin(_config(of, config, sets), out)
+    run, simulation = reopen(config, deployed=True) if again else begin(_config(of, config, sets), out)
     run.release()
+    _check_fit(of, simulation.config)
     with Screen(simulation, json=as_json, quiet=quiet) as screen:
         screen.say(plan(simulation, str(run.path), workers=f"{len(of.sites)} sites of {of.address}"))
         try:
-            for line in follow(of, run.path, **waits, say=screen.say):
-                screen.show(_Line(line))
+            with closing(follow(of, run.path, **waits, say=screen.say)) as found:
+                for line in found:
+                    screen.show(_Line(line))
         except KeyboardInterrupt:
-            cancel(of, open_run(run.path))
+            run.update(status="interrupted")
             screen.say(f"stopped; the rounds before are saved\ngo on: fedq deploy run {run.path} --dir {of.folder}")
             return EXIT_INTERRUPTED
         totals = run.totals()
@@ -53,23 +57,30 @@ def run_on_screen(
     return EXIT_DONE
 
 
-def _config(of: Deployment, file: Path, sets: list[str]) -> Any:
+def _config(of: Deployment, file: Path, sets: list[str]) -> RunConfig:
     """The config, for as many clients as there are sites."""
     from fedq.config import resolve
-    from fedq.deploy.server import check
     from fedq.settings import Setting, parse_set, read_toml
 
     settings = {**read_toml(file), **parse_set(sets)}
-    clients = settings.setdefault("clients", Setting(len(of.sites), f"{len(of.sites)} sites"))
+    settings.setdefault("clients", Setting(len(of.sites), f"{len(of.sites)} sites"))
     settings.setdefault("tolerate", Setting(TOLERATE, "fedq deploy run"))
-    if clients.value != len(of.sites):
-        raise FedqError(
-            "FQ105",
-            f"{clients.value} clients, but the deployment has {len(of.sites)} sites",
-            where=clients.where,
-            from_file=clients.from_file,
-            hint=f"--set clients={len(of.sites)}, or leave it out",
-        )
     config = resolve(settings)
-    check(config)
+    _check_fit(of, config)
     return config
+
+
+def _check_fit(of: Deployment, config: RunConfig) -> None:
+    """FedqError FQ105 where a run is not for these sites, or for none."""
+    from fedq.config import blaming
+    from fedq.deploy.server import check
+
+    check(config)
+    with blaming(config.origins):
+        if config.top.clients != len(of.sites):
+            raise FedqError(
+                "FQ105",
+                f"{config.top.clients} clients, but the deployment has {len(of.sites)} sites",
+                key="clients",
+                hint=f"--set clients={len(of.sites)}, or leave it out",
+            )

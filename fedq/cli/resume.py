@@ -1,7 +1,7 @@
 """`fedq resume`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -27,6 +27,6 @@ def resume(
 
     if until:
         Until.parse(until)
-    where = {"engine": engine, "workers": workers, "ray_address": ray_address}
+    where: dict[str, Any] = {"engine": engine, "workers": workers, "ray_address": ray_address}
     opened, simulation = reopen(run, rounds=rounds, **{k: v for k, v in where.items() if v is not None})
     return play_on_screen(opened, simulation, until=until, as_json=json, quiet=quiet)

@@ -18,7 +18,7 @@ from typing import Any, final
 
 from fedq.deploy.layout import Deployment, Site
 from fedq.deploy.nodes import public_pem
-from fedq.errors import FedqError
+from fedq.errors import FedqError, reason
 from fedq.report.health import Check
 
 SOON = 30  # days before a certificate ends at which that is said
@@ -41,6 +41,8 @@ def examine(folder: Path) -> list[Check]:
             done.append(Check(name, False, str(wrong)))
         except FedqError as error:
             done.append(Check(name, False, error.message))
+        except OSError as error:
+            done.append(Check(name, False, reason(error)))
         except Exception as error:
             done.append(Check(name, False, f"{type(error).__name__}: {error}"))
         if name in REACHING[:2] and not done[-1].ok:
@@ -75,7 +77,8 @@ class _Patient:
         private += [f for f in (self._folder / "ca.key", *self._folder.glob("site-*/key")) if f.exists()]
         for file in private:
             if not file.exists():
-                raise _Wrong(f"{file.name} is missing: take it from a copy, or make a new deployment")
+                again = RENEW if file.name == "server.key" else "or make a new deployment"
+                raise _Wrong(f"{file.name} is missing: take it from a copy; {again}")
             if mode := stat.S_IMODE(file.stat().st_mode) & 0o077:
                 raise _Wrong(f"others may read {file} (mode {mode:03o} too much): chmod 600 {file}")
         if self._at_server:

@@ -9,9 +9,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from fedq.deploy import keys
-from fedq.deploy.layout import CONNECTION, Deployment, Site
+from fedq.deploy.layout import Deployment, Site
+from fedq.deploy.lines import connect
 from fedq.errors import FedqError
 
+HIGHEST = 65535  # port
 RUNTIME_PORT = 9094  # of the first site's SuperNode, on its own loopback; one more for each further site
 
 
@@ -20,22 +22,29 @@ def init(
 ) -> Deployment:
     """Make a deployment: keys, certificate and files, for the server and for `clients` sites.
 
-    The certificate is good for `host`, what is in `also`, and loopback. FedqError FQ207 if `folder` has one already.
+    The certificate is good for `host`, what is in `also`, and loopback. FedqError FQ207 if `folder` has one already, or
+    anything that would be written over.
     """
-    for name in (host, *also):
-        _check_host(name)
-    if (folder / "deploy.toml").exists() or (folder / "ca.key").exists():
-        raise FedqError("FQ207", f"`{folder}` holds a deployment already", where=f"--out {folder}",
-                        hint="choose another folder; keys are never replaced")  # fmt: skip
+    _check_host(host, "--host")
+    for name in also:
+        _check_host(name, "--also")
+    first = runtime_port or RUNTIME_PORT
+    if first + clients - 1 > HIGHEST:
+        raise FedqError("FQ105", f"{clients} ports from {first} on go beyond {HIGHEST}",
+                        where=f"--runtime-port {first}", hint="choose a lower one")  # fmt: skip
+    names = tuple(f"site-{k}" for k in range(clients))
+    for name in ("deploy.toml", "ca.key", "server.key", "app", "systemd", *names):
+        if (folder / name).exists():
+            raise FedqError("FQ207", f"`{folder}` holds `{name}` already", where=f"--out {folder}",
+                            hint="choose another folder; keys are never replaced")  # fmt: skip
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    names = tuple(f"site-{k}" for k in range(clients))
     made = Deployment(folder, host, port, names)
     keys.make_ca(folder, host)
     keys.make_server(folder, [host, *also])
     made.write()
-    write_flower_config(made)
+    connect(made)
     _copy_app(folder / "app")
     _script(folder / "start.sh", ["fedq", "deploy", "server", "--dir"])
     _units(folder, names)
@@ -45,40 +54,33 @@ def init(
         site.mkdir(mode=0o700)
         keys.make_node(site, name)
         shutil.copy(folder / "ca.crt", site / "ca.crt")
-        Site(site, host, port, name, k, clients, (runtime_port or RUNTIME_PORT) + k).write()
+        Site(site, host, port, name, k, clients, first + k).write()
         _script(site / "start.sh", ["fedq", "deploy", "client", "--dir"])
     return made
 
 
-def _check_host(name: str) -> None:
+def _check_host(name: str, flag: str) -> None:
     """FedqError FQ106 for what is neither an address nor a name of letters, digits, dashes and dots."""
     try:
         ip_address(name)
     except ValueError:
         if not re.fullmatch(r"(?=.{1,253}$)([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.?)+", name):
             hint = "give a name such as fl.example.org, or an address such as 10.1.2.3; the port is --port"
-            raise FedqError("FQ106", f"`{name}` is no host", where=f"--host {name}", hint=hint) from None
+            raise FedqError("FQ106", f"`{name}` is no host", where=f"{flag} {name}", hint=hint) from None
 
 
 def renew(of: Deployment, also: tuple[str, ...] = ()) -> None:
     """A new server certificate by the same CA; sites need nothing new. The old one is kept as `server.*.old`."""
+    for name in also:
+        _check_host(name, "--also")
     if not (of.folder / "ca.key").exists():
         raise FedqError("FQ207", "the CA's key is not here", where=str(of.folder / "ca.key"),
                         hint="bring it back from where it is kept")  # fmt: skip
-    for name in ("server.key", "server.pem"):
-        if (of.folder / name).exists():
-            (of.folder / name).replace(of.folder / f"{name}.old")
-    keys.make_server(of.folder, [of.host, *also])
-
-
-def write_flower_config(of: Deployment) -> None:
-    """Flower's own configuration, in the deployment's folder: where the SuperLink is, and whom it trusts."""
-    import tomli_w
-
-    connection = {"address": of.address, "root-certificates": str(of.folder / "ca.crt")}
-    of.home.mkdir(exist_ok=True, mode=0o700)
-    text = tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}})
-    (of.home / "config.toml").write_text(text, encoding="utf-8")
+    try:
+        keys.make_server(of.folder, [of.host, *also])
+    except ValueError as error:
+        raise FedqError("FQ207", f"the CA's key cannot be read: {error}", where=str(of.folder / "ca.key"),
+                        hint="bring it back from where it is kept") from error  # fmt: skip
 
 
 def _copy_app(to: Path) -> None:

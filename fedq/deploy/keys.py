@@ -43,7 +43,10 @@ def make_ca(folder: Path, name: str) -> None:
 
 
 def make_server(folder: Path, hosts: list[str], *, days: int = SERVER_DAYS) -> None:
-    """`server.key` and `server.pem`, signed by the folder's CA, for all `hosts` (names or addresses) and loopback."""
+    """`server.key` and `server.pem`, signed by the folder's CA, for all `hosts` (names or addresses) and loopback.
+
+    Those that are there are kept as `server.*.old`, once the new ones are made.
+    """
     ca = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
     ca_key = _load_key(folder / "ca.key")
     key = ec.generate_private_key(ec.SECP384R1())
@@ -60,6 +63,9 @@ def make_server(folder: Path, hosts: list[str], *, days: int = SERVER_DAYS) -> N
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA384())
     )
+    for old in (folder / "server.key", folder / "server.pem"):
+        if old.exists():
+            old.replace(old.with_name(f"{old.name}.old"))
     write_private(folder / "server.key", _pem(key))
     (folder / "server.pem").write_bytes(made.public_bytes(Encoding.PEM))
 

@@ -99,12 +99,25 @@ def become(line: Sequence[str], home: Path, mark: Path) -> NoReturn:
     os.execve(program, list(line), environment_)
 
 
-def asked(line: Sequence[str], home: Path, *, timeout: float = 60) -> dict[str, Any]:
+def connect(of: Deployment) -> None:
+    """Flower's own configuration in the deployment's folder, wherever that is now: the SuperLink, and whom to trust."""
+    import tomli_w
+
+    connection = {"address": of.address, "root-certificates": str(of.folder / "ca.crt")}
+    text = tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}})
+    file = of.home / "config.toml"
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        of.home.mkdir(exist_ok=True, mode=0o700)
+        file.write_text(text, encoding="utf-8")
+
+
+def asked(line: Sequence[str], of: Deployment, *, timeout: float = 60) -> dict[str, Any]:
     """What a `flwr` line answers, as JSON. FedqError FQ207 with its words if it fails."""
+    connect(of)
     words = [*line, "--format", "json"]
     try:
         done = subprocess.run(
-            words, env=environment(home), capture_output=True, text=True, timeout=timeout, check=False
+            words, env=environment(of.home), capture_output=True, text=True, timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired:
         raise FedqError("FQ207", f"no answer within {timeout:g} s", where=said(line), hint=HINT) from None
@@ -112,7 +125,7 @@ def asked(line: Sequence[str], home: Path, *, timeout: float = 60) -> dict[str, 
     if done.returncode or not found.get("success", True):
         why = str(found.get("error-message") or done.stderr or done.stdout).strip()
         if "SuperLink is unavailable" in why:
-            hint = f"start it: fedq deploy server --dir {home.parent}; or ask: fedq doctor --deploy {home.parent}"
+            hint = f"start it: fedq deploy server --dir {of.folder}; or ask: fedq doctor --deploy {of.folder}"
             raise FedqError(
                 "FQ207",
                 "the server does not answer, or shows a certificate that is refused",

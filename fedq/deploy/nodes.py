@@ -21,30 +21,30 @@ ENDING = 20.0  # seconds that a process is given to end
 def register_all(of: Deployment) -> Iterator[tuple[str, list[str]]]:
     """Register every site whose key the server does not know; yields each site, and the line or nothing."""
     known = _known(of)
-    online = {node["node-id"] for node in lines.asked(lines.nodes(), of.home).get("nodes", [])}
+    online = {node["node-id"] for node in lines.asked(lines.nodes(), of).get("nodes", [])}
     for site in of.sites:
         if known.get(site) in online:
             yield site, []
             continue
         line = lines.register(of, site)
-        known[site] = str(lines.asked(line, of.home)["node-id"])
+        known[site] = str(lines.asked(line, of)["node-id"])
         (of.folder / "nodes.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
         yield site, line
 
 
-def overview(of: Deployment) -> dict[str, list[dict[str, str]]]:
+def overview(of: Deployment) -> dict[str, list[dict[str, Any]]]:
     """Sites and runs, as the server has them."""
-    found = {node["node-id"]: node for node in lines.asked(lines.nodes(), of.home).get("nodes", [])}
+    found = {node["node-id"]: node for node in lines.asked(lines.nodes(), of).get("nodes", [])}
     known = _known(of)
     sites = [{"site": site, **_seen(found.get(known.get(site, "")))} for site in of.sites]
     runs = [
         {
-            "flower run": str(run["run-id"]),
+            "flower_run_id": str(run["run-id"]),
             "status": str(run["status"]),
-            "wire up": str(run["network-traffic"]["inbound-bytes"]),
-            "wire down": str(run["network-traffic"]["outbound-bytes"]),
+            "wire_up_bytes": run["network-traffic"]["inbound-bytes"],
+            "wire_down_bytes": run["network-traffic"]["outbound-bytes"],
         }
-        for run in lines.asked(lines.runs(), of.home).get("runs", [])
+        for run in lines.asked(lines.runs(), of).get("runs", [])
     ]
     return {"sites": sites, "runs": runs}
 
@@ -110,10 +110,10 @@ def stop_all(folder: Path) -> Iterator[str]:
     """Stop the runs of a deployment, and every server and client that was started from a folder of it."""
     try:
         of = Deployment.read(folder)
-        for run in lines.asked(lines.runs(), of.home).get("runs", []):
+        for run in lines.asked(lines.runs(), of).get("runs", []):
             if not str(run["status"]).startswith("finished"):
                 line = lines.stop(int(run["run-id"]))
-                lines.asked(line, of.home)
+                lines.asked(line, of)
                 yield lines.said(line)
     except FedqError:
         pass  # a site's folder, or a server that does not answer: its processes are stopped all the same

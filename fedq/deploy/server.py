@@ -78,7 +78,7 @@ def check(config: RunConfig) -> None:
 
 def _opened(path: str, text: str, out: str) -> tuple[Run, Simulation]:
     if path:
-        return reopen(path)
+        return reopen(path, deployed=True)
     return begin(make_config(tomllib.loads(text)), out)
 
 

@@ -5,8 +5,8 @@ was accepted, so a new Flower run goes on from its last checkpoint.
 """
 
 import secrets
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -38,7 +38,7 @@ def submit(of: Deployment, run: Run, *, timeout: float, wait: float) -> int:
     settings = of.home / f"{run.path.name}.toml"
     settings.write_text(tomli_w.dumps(told), encoding="utf-8")
     run.update(status="submitted", deployed=True, deploy_id=identity)
-    return int(lines.asked(lines.run(of, settings), of.home)["run-id"])
+    return int(lines.asked(lines.run(of, settings), of)["run-id"])
 
 
 def _free(run: Run) -> None:
@@ -55,11 +55,12 @@ def _free(run: Run) -> None:
 
 def follow(
     of: Deployment, path: Path, *, timeout: float, wait: float, patience: float, say: Any
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """Play a run on the deployment; yields the lines of its metrics.jsonl as they come.
 
     FedqError as the server's round loop raised it, or FQ207 when `patience` seconds pass without a server, or Flower
-    runs end without a round. KeyboardInterrupt where somebody stopped the Flower run.
+    runs end without a round. KeyboardInterrupt where somebody stopped the Flower run. Whoever leaves before the end,
+    or closes this, stops it.
     """
     run, fruitless = open_run(path), 0
     shown = len(run.records())
@@ -68,12 +69,13 @@ def follow(
         run_id = _submitted(of, run, timeout=timeout, wait=wait, patience=patience, say=say)
         say(f"Flower run {run_id}")
         ended, since = "", monotonic()
-        while not ended:
-            ended = _ended(of, run, run_id, since)
-            for line in run.records()[shown:]:
-                shown += 1
-                yield line
-            sleep(0 if ended else POLL)
+        with _stopping(of, run_id):
+            while not ended:
+                ended = _ended(of, run, run_id, since)
+                for line in run.records()[shown:]:
+                    shown += 1
+                    yield line
+                sleep(0 if ended else POLL)
         if ended == "done":
             return
         if ended == "failed":
@@ -102,13 +104,15 @@ def _submitted(of: Deployment, run: Run, *, timeout: float, wait: float, patienc
             sleep(2)
 
 
-def cancel(of: Deployment, run: Run) -> None:
-    """Stop the Flower run that plays `run`, and say so in its directory."""
-    run_id = run.about.get("flower_run_id")
-    if run_id:
+@contextmanager
+def _stopping(of: Deployment, run_id: int) -> Iterator[None]:
+    """Within it, an interrupt stops the Flower run, also one that has not begun."""
+    try:
+        yield
+    except (KeyboardInterrupt, GeneratorExit):
         with suppress(FedqError):
-            lines.asked(lines.stop(int(run_id)), of.home)
-    run.update(status="interrupted")
+            lines.asked(lines.stop(run_id), of)
+        raise
 
 
 def _ended(of: Deployment, run: Run, run_id: int, since: float) -> str:
@@ -119,7 +123,7 @@ def _ended(of: Deployment, run: Run, run_id: int, since: float) -> str:
     if status == "running" or (status == "submitted" and monotonic() - since < LOOK):
         return ""
     try:
-        found = lines.asked(lines.runs(run_id), of.home)["runs"][0]
+        found = lines.asked(lines.runs(run_id), of)["runs"][0]
     except FedqError as error:
         return error.message
     said = str(found["status"])

@@ -143,6 +143,6 @@ class Cluster:
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl."""
+    """The whole lines of metrics.jsonl."""
     file = run / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [json.loads(line) for line in file.read_text().split("\n")[:-1]] if file.exists() else []

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -97,6 +98,22 @@ def test_deployed_as_simulated(cluster: Cluster, name: str) -> None:
     assert {k: site["kernels"] for k, site in about["sites"].items()} == {f"site-{k}": active.isa() for k in range(3)}
 
 
+def test_a_run_that_is_left_at_once(cluster: Cluster) -> None:
+    """Ctrl-C stops a Flower run also before its server process has begun."""
+    endless = write(cluster.folder, {**SMALL, "rounds": 100_000})
+    process = cluster.start("left", "deploy", "run", endless, "--out", "left")
+    log = cluster.folder / "left.log"
+    while "Flower run " not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130
+    del cluster.processes["left"]
+    assert "Traceback" not in log.read_text()
+    runs = json.loads(cluster.fedq("deploy", "status", "--json").stdout)["runs"]
+    assert [run["status"] for run in runs if run["flower_run_id"] in log.read_text()] == ["finished:stopped"]
+
+
 def test_what_runs_is_not_started_twice(cluster: Cluster) -> None:
     for name, words in (("the server", ["server"]), ("a client of site-1", ["client", "--dir", "deploy/site-1"])):
         done = cluster.fedq("deploy", *words, check=False)
@@ -179,13 +196,10 @@ def test_faults(tmp_path: Path) -> None:
                 cluster.start("run", "deploy", "run", write(tmp_path, settings), "--timeout", "120", "--json")
                 run = cluster.run_dir()
                 cluster.wait_for(run, 1)
-                time.sleep(5)
-                cluster.kill("site-1")
-                time.sleep(1)
+                cluster.kill("site-1")  # its reply to the next message takes a new process
                 cluster.start_site(1)
                 cluster.wait_for(run, 2)
                 cluster.kill("server")
-                time.sleep(3)
                 cluster.start_server()
                 assert cluster.processes["run"].wait(900) == 0
             finally:

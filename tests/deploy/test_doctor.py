@@ -81,8 +81,6 @@ def test_keys_that_do_not_belong_together(deployment: Deployment) -> None:
 
 
 def remake(deployment: Deployment, hosts: list[str], days: int) -> None:
-    for name in ("server.key", "server.pem"):
-        (deployment.folder / name).unlink()
     keys.make_server(deployment.folder, hosts, days=days)
 
 

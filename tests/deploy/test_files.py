@@ -14,10 +14,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
+from fedq.config import make_config
 from fedq.deploy import lines
 from fedq.deploy.files import init
 from fedq.deploy.layout import Deployment, Site
 from fedq.errors import FedqError
+from fedq.simulation import begin
 
 Fedq = Callable[..., tuple[int, str, str]]
 
@@ -131,6 +133,58 @@ def test_a_host_that_is_none(host: str, fedq: Fedq, tmp_path: Path) -> None:
     assert not (tmp_path / "deploy").exists()
 
 
+def test_nothing_is_half_made(fedq: Fedq, tmp_path: Path) -> None:
+    """What cannot be made is told before a key is written, and by the flag at fault."""
+    (tmp_path / "full" / "site-1").mkdir(parents=True)
+    for flags, code, said in (
+        (("--also", "bad host"), "FQ106", "--> --also bad host"),
+        (("--runtime-port", "65535"), "FQ105", "2 ports from 65535 on go beyond 65535"),
+        (("--out", "full"), "FQ207", "`full` holds `site-1` already"),
+    ):
+        status, _, err = fedq("deploy", "init", "--host", "localhost", "--clients", "2", *flags)
+        assert status in (2, 4)
+        assert code in err
+        assert said in err
+    assert not [f for f in tmp_path.rglob("*") if f.is_file()]
+
+
+def test_a_certificate_that_cannot_be_renewed_stays(fedq: Fedq, tmp_path: Path) -> None:
+    deploy = init(tmp_path / "deploy", "localhost", 1).folder
+    before = (deploy / "server.pem").read_bytes()
+    status, _, err = fedq("deploy", "renew", "--also", "höst")
+    assert status == 2
+    assert "--> --also höst" in err
+    (deploy / "ca.key").write_text("not a key")
+    status, _, err = fedq("deploy", "renew")
+    assert status == 4
+    assert "the CA's key cannot be read" in err
+    assert (deploy / "server.pem").read_bytes() == before
+
+
+def test_a_run_goes_on_where_its_clients_are(made: Deployment, fedq: Fedq, tmp_path: Path) -> None:
+    """Not in simulation when it was deployed, and not at sites for which it is not."""
+    run, _ = begin(make_config(clients=4, rounds=1), tmp_path)
+    run.release()
+    status, _, err = fedq("deploy", "run", str(run.path), "--dir", str(made.folder))
+    assert status == 3
+    assert "4 clients, but the deployment has 3 sites" in err
+    assert "run.toml:3  clients = 4" in err
+    run.update(deployed=True)
+    status, _, err = fedq("resume", str(run.path))
+    assert status == 4
+    assert "error[FQ205]: the run was deployed" in err
+    assert f"hint: fedq deploy run {run.path}" in err
+
+
+def test_a_deployment_that_is_moved(fedq: Fedq, tmp_path: Path) -> None:
+    """Flower trusts the CA where it is now."""
+    init(tmp_path / "deploy", "localhost", 1, port=1).folder.rename(tmp_path / "moved")
+    status, _, err = fedq("deploy", "status", "--dir", "moved")
+    assert status == 4
+    assert "the server does not answer" in err
+    assert f'"{tmp_path / "moved" / "ca.crt"}"' in (tmp_path / "moved" / ".flwr" / "config.toml").read_text()
+
+
 def test_a_port_that_is_taken(fedq: Fedq, tmp_path: Path) -> None:
     """It is told before Flower starts, and nothing is marked as started."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -150,7 +204,9 @@ def test_nothing_in_the_home(fedq: Fedq, tmp_path: Path, monkeypatch: pytest.Mon
     assert not list((tmp_path / "home").iterdir())
 
 
-@pytest.mark.parametrize("words", [["server"], ["register"], ["status"], ["run", "x.toml"], ["client", "--dir", "s"]])
+@pytest.mark.parametrize(
+    "words", [["server"], ["register"], ["status"], ["stop"], ["run", "x.toml"], ["client", "--dir", "s"]]
+)
 def test_a_folder_that_is_none(fedq: Fedq, words: list[str]) -> None:
     status, _, err = fedq("deploy", *words)
     assert status == 4
