@@ -65,17 +65,17 @@ class Run:
                 hint="choose another folder with --out",
             ) from error
         run = cls(path, lock=True)
-        _write(path / "run.toml", toml.encode())
+        write_whole(path / "run.toml", toml.encode())
         run.update(status="running", started=_now(), resumed_at=[], **about, **provenance())
         return run
 
     def update(self, **values: Any) -> None:
         """Change keys of run.json."""
-        _write(self.path / "run.json", json.dumps({**self.about, **values}, indent=2).encode() + b"\n")
+        write_whole(self.path / "run.json", json.dumps({**self.about, **values}, indent=2).encode() + b"\n")
 
     def configure(self, toml: str, **about: Any) -> None:
         """Replace run.toml, and change keys of run.json."""
-        _write(self.path / "run.toml", toml.encode())
+        write_whole(self.path / "run.toml", toml.encode())
         self.update(**about)
 
     def append(self, metrics: Mapping[str, Any]) -> None:
@@ -97,13 +97,13 @@ class Run:
     def rewind(self, round_: int) -> None:
         """Drop lines of metrics.jsonl after `round_`: they are going to be computed again."""
         kept = [json.dumps(m) + "\n" for m in self.records() if m["round"] <= round_]
-        _write(self.path / "metrics.jsonl", "".join(kept).encode())
+        write_whole(self.path / "metrics.jsonl", "".join(kept).encode())
 
     def save_model(self, weights: Arrays) -> str:
         """Write model.safetensors; returns `fingerprint(weights)`."""
         from safetensors.numpy import save
 
-        _write(self.path / "model.safetensors", save({n: np.ascontiguousarray(w) for n, w in weights.items()}))
+        write_whole(self.path / "model.safetensors", save({n: np.ascontiguousarray(w) for n, w in weights.items()}))
         return fingerprint(weights)
 
     def release(self) -> None:
@@ -264,6 +264,12 @@ def fingerprint(weights: Arrays) -> str:
     return digest.hexdigest()
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """A file with this content, or what was there before: nothing between, also after a crash."""
+    with _replacing(path) as file:
+        file.write(content)
+
+
 def provenance() -> dict[str, Any]:
     """Where and with what a run was made."""
     return {
@@ -335,11 +341,6 @@ class _replacing:  # noqa: N801 - used as a function
                 self._temporary.replace(self._path)
         finally:
             self._temporary.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with _replacing(path) as file:
-        file.write(content)
 
 
 def _stowed(value: Any, stored: dict[str, Any]) -> Any:

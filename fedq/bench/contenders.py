@@ -1,8 +1,8 @@
 """Contenders of `fedq bench simulation` in fedq's own environment: python -m fedq.bench.contenders NAME FILE ROUNDS.
 
 `fedq*` are whole rounds of fedq: messages, ledger, packing, aggregation and a line of metrics.jsonl; no evaluation and
-no checkpoints. `loop` is the plain loop that a person would write, `loops` two of them in two processes, `flower` stock
-Flower simulation with its own FedAvg.
+no checkpoints. `loop` is the plain loop that a person would write, `two loops` are two of them in two processes,
+`flower` stock Flower simulation with its own FedAvg.
 """
 
 import json

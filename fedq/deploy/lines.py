@@ -125,7 +125,7 @@ def asked(line: Sequence[str], of: Deployment, *, timeout: float = 60) -> dict[s
     if done.returncode or not found.get("success", True):
         why = str(found.get("error-message") or done.stderr or done.stdout).strip()
         if "SuperLink is unavailable" in why:
-            hint = f"start it: fedq deploy server --dir {of.folder}; or ask: fedq doctor --deploy {of.folder}"
+            hint = f"start it: fedq deploy server --dir {of.folder}; what is wrong: fedq doctor --deploy {of.folder}"
             raise FedqError(
                 "FQ207",
                 "the server does not answer, or shows a certificate that is refused",

@@ -13,7 +13,6 @@ has left the site stays known, whatever round the server says it is. It outlives
 
 import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from fedq._flower import from_bytes, to_bytes
 from fedq.data import Examples
 from fedq.errors import FedqError
+from fedq.runs import write_whole
 
 ORDER = {"query": 0, "train": 1, "evaluate": 2}
 KEPT_FILES, KEPT_RUNS = 8, 2  # a server's checkpoint may be some rounds old
@@ -125,12 +125,7 @@ class Memory:
     def _write(self, name: str, content: bytes, folder: Path | None = None) -> None:
         folder = folder or self.folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = folder / f".{name}.tmp"
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / name)
+        write_whole(folder / name, content)
 
 
 def _npy(array: NDArray[Any]) -> bytes:

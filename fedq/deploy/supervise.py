@@ -97,6 +97,8 @@ def _submitted(of: Deployment, run: Run, *, timeout: float, wait: float, patienc
             return submit(of, run, timeout=timeout, wait=wait)
         except FedqError as error:
             if monotonic() > end:
+                run.update(status="failed", error=str(error))
+                error.hint = f"{error.hint}; then: fedq deploy run {run.path} --dir {of.folder}"
                 raise
             if not told:
                 say(f"waiting for the server: {error.message}")

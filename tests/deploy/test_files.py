@@ -19,6 +19,7 @@ from fedq.deploy import lines
 from fedq.deploy.files import init
 from fedq.deploy.layout import Deployment, Site
 from fedq.errors import FedqError
+from fedq.runs import open_run
 from fedq.simulation import begin
 
 Fedq = Callable[..., tuple[int, str, str]]
@@ -176,12 +177,16 @@ def test_a_run_goes_on_where_its_clients_are(made: Deployment, fedq: Fedq, tmp_p
     assert f"hint: fedq deploy run {run.path}" in err
 
 
-def test_a_deployment_that_is_moved(fedq: Fedq, tmp_path: Path) -> None:
-    """Flower trusts the CA where it is now."""
+def test_a_server_that_is_away(fedq: Fedq, tmp_path: Path) -> None:
+    """How to go on is said. The folder may have been moved: Flower trusts the CA where it is now."""
     init(tmp_path / "deploy", "localhost", 1, port=1).folder.rename(tmp_path / "moved")
-    status, _, err = fedq("deploy", "status", "--dir", "moved")
+    (tmp_path / "c.toml").write_text("rounds = 1\n")
+    status, _, err = fedq("deploy", "run", "c.toml", "--dir", "moved", "--patience", "0")
     assert status == 4
     assert "the server does not answer" in err
+    (run,) = tmp_path.glob("runs/*")
+    assert f"; then: fedq deploy run runs/{run.name} --dir {tmp_path / 'moved'}" in err
+    assert open_run(run).status == "failed"
     assert f'"{tmp_path / "moved" / "ca.crt"}"' in (tmp_path / "moved" / ".flwr" / "config.toml").read_text()
 
 
