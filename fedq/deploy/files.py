@@ -38,8 +38,8 @@ def init(
             raise FedqError("FQ207", f"`{folder}` holds `{name}` already", where=f"--out {folder}",
                             hint="choose another folder; keys are never replaced")  # fmt: skip
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)  # one that was there stays as open as it was; keys are their owner's alone
     made = Deployment(folder, host, port, names)
     keys.make_ca(folder, host)
     keys.make_server(folder, [host, *also])
