@@ -6,13 +6,13 @@ may train at once, each with a network of its own.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import isfinite
 from queue import Empty, LifoQueue
 from threading import Event
 from types import MappingProxyType
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -38,8 +38,7 @@ class Abandoned(Exception):  # noqa: N818 - not an error
     """Training was given up because nobody waits for it any more."""
 
 
-@dataclass(frozen=True)
-class Trained:
+class Trained(NamedTuple):
     """What one client made of a round: named arrays to send, examples it holds, mean loss of its local steps.
 
     `memory` is what a remembering algorithm wants back in the client's next round, empty for others; `ledger` what a
@@ -209,7 +208,7 @@ class Trainer:
             sent_KD = (end_D - start_D if self._sends == "updates" else end_D)[None]
             trained = _Cohort(network.unflatten(sent_KD), [loss], [len(where)], [{}]).of(0)
             told_loss = loss if getattr(self._options, "tell_loss", False) else 0.0
-            return replace(trained, loss=told_loss, ledger=ledger)
+            return trained._replace(loss=told_loss, ledger=ledger)
 
     def _unless_stopped(self, batches: Batches) -> Batches:
         for batch in batches:
