@@ -317,6 +317,8 @@ def test_a_cluster_of_two_nodes(straight: Straight, tmp_path: Path, two_nodes: s
             break
         except AssertionError as error:  # the second node is still on its way
             assert "the Ray cluster has 1" in str(error)
+    else:
+        raise AssertionError("the second node did not come")
     assert (lines(run), sha(run)) == straight(8)
 
 
