@@ -12,8 +12,12 @@ from fedq.passing import PassingGrid
 
 def payload_bytes(content: RecordDict) -> int:
     """The bytes of all array payloads in a message's content."""
-    kinds = (record for record in content.values() if isinstance(record, ArrayRecord))
-    return sum(len(array.data) for record in kinds for array in record.values())
+    n = 0
+    for record in content.values():
+        if isinstance(record, ArrayRecord):
+            for array in record.values():
+                n += len(array.data)
+    return n
 
 
 @final
@@ -31,12 +35,14 @@ class Ledger:
 
     def sent(self, message: Message) -> None:
         """Count a message to a client."""
-        self.down[message.metadata.message_type, message.metadata.dst_node_id] += payload_bytes(message.content)
+        about = message.metadata
+        self.down[about.message_type, about.dst_node_id] += payload_bytes(message.content)
 
     def received(self, reply: Message) -> None:
         """Count a client's reply; one that carries an error has no payload."""
         if reply.has_content():
-            self.up[reply.metadata.message_type, reply.metadata.src_node_id] += payload_bytes(reply.content)
+            about = reply.metadata
+            self.up[about.message_type, about.src_node_id] += payload_bytes(reply.content)
 
     def totals(self, *kinds: str) -> tuple[int, int]:
         """Bytes up and down in all messages of these types, such as "query", "train" or "evaluate"."""

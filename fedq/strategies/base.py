@@ -117,15 +117,16 @@ class PackedStrategy(Strategy, ABC):
 
     def check_reply(self, reply: Message) -> None:
         """FedqError FQ302 unless the reply to a train message is what `aggregate_train` can fold."""
-        if reply.content.keys() != {"arrays", "metrics"}:
-            raise FedqError("FQ302", f"a reply with {sorted(reply.content)}, expected arrays and metrics")
-        payloads, metrics = messages.arrays(reply.content), messages.metrics(reply.content)
+        content = reply.content
+        if content.keys() != {"arrays", "metrics"}:
+            raise FedqError("FQ302", f"a reply with {sorted(content)}, expected arrays and metrics")
+        payloads, metrics = messages.arrays(content), messages.metrics(content)
         if payloads.keys() != self.current.keys():
             raise FedqError("FQ302", f"a reply with arrays {sorted(payloads)}, expected {sorted(self.current)}")
         parts = dict[str, Parts]()
         for name, payload in payloads.items():
-            if tuple(payload.shape) != self.current[name].shape:
-                expected = self.current[name].shape
+            expected = self.current[name].shape
+            if tuple(payload.shape) != expected:
                 raise FedqError("FQ302", f"array `{name}` has shape {payload.shape}, expected {expected}")
             parts[name] = self.codec.open(payload)
         if metrics.keys() != self.told:
