@@ -206,7 +206,7 @@ def _crew(values: dict[str, Any], shared: Any) -> Crew:
 def _cohort(weights: int, batch: int) -> int:
     """Clients that train at once in a network that can be stacked, as measured (benchmarks/cohort.py).
 
-    A function of the config alone, as bits depend on it: large products gain nothing, small ones want to fit a cache.
+    Bits do not depend on it. Large products gain nothing, small ones want to fit a cache.
     """
     return max(8, min(32, 2**17 // weights)) if weights * batch <= 4_000_000 else 1
 
