@@ -1,6 +1,7 @@
 """Fixtures. No test needs a network; those on real image sets skip where the data are absent."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from hypothesis import settings
 
 settings.register_profile("fedq", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("fedq")
+# What a shell starts in the background ignores Ctrl-C, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 
