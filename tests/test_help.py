@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterator
 from glob import glob
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -35,7 +36,8 @@ def example(fedq: Fedq, command: tuple[str, ...]) -> list[str]:
     assert max(map(len, out.splitlines())) <= 80
     text = " ".join(out.split())
     assert text.count("Example: fedq ") == 1
-    line = next(line for line in out.splitlines() if "Example: fedq " in line)
+    line, after = next((a, b) for a, b in pairwise(out.splitlines()) if "Example: fedq " in a)
+    assert not after.strip(" │")  # it was not broken
     words = shlex.split(line.strip(" │").removeprefix("Example: fedq "))
     assert tuple(words[: len(command)]) == command
     return words

@@ -97,7 +97,7 @@ def scale(
     startup_s is from the start of a process to the end of its first round; memory
     is resident, in MiB; mb_workers is that of Ray's processes, cpu_us without them.
 
-    Example: fedq bench scale --population 1000000 --per-round 10000 --set workers=2
+    Example: fedq bench scale --population 1000000 --per-round 10000
     """
     from fedq.bench.scale import PER_ROUND, POPULATIONS, rows
     from fedq.settings import parse_set
