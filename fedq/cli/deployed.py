@@ -37,7 +37,8 @@ def run_on_screen(
         raise FedqError("FQ106", "a run goes on as it was begun", where=f"--set {sets[0]}", hint="leave --set out")
     run, simulation = reopen(config, deployed=True) if again else begin(_config(of, config, sets), out)
     run.release()
-    _check_fit(of, simulation.config)
+    if again:
+        _check_fit(of, simulation.config)
     with Screen(simulation, json=as_json, quiet=quiet) as screen:
         screen.say(plan(simulation, str(run.path), workers=f"{len(of.sites)} sites of {of.address}"))
         try:

@@ -237,7 +237,7 @@ class Trainer:
 
     @contextmanager
     def _network(self, weights: Arrays, *, stacked: bool = False) -> Iterator[Any]:
-        """An idle network, or a new one if all are at work: of one client, or of several."""
+        """An idle network, or a new one if all are at work: a module, or one that takes any number of clients."""
         idle = self._idle.setdefault((stacked, *weights), LifoQueue())
         try:
             network = idle.get_nowait()

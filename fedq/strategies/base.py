@@ -59,7 +59,7 @@ class PackedStrategy(Strategy, ABC):
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     sends: Literal["weights", "updates", "gradient"] = "weights"
-    together: ClassVar[bool] = True  # whether a simulation may train clients together, which rounds differently
+    together: ClassVar[bool] = True  # whether a simulation may train clients ahead of their calls
     client: ClassVar[str] = ""
     told: ClassVar[frozenset[str]] = frozenset({"num-examples", "train-loss"})  # what replies say beside arrays
     private: ClassVar[bool] = False  # whether its clients keep privacy ledgers

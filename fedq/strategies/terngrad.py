@@ -38,7 +38,7 @@ class TernGrad(PackedStrategy):
         "client": {"name": "gradient", "local_steps": 1},
     }
     sends = "gradient"
-    together = False  # the same bits, whether a worker is sent weights or steps to them itself
+    together = False  # a worker steps to its weights within its call
 
     class Options(Options):
         """`[strategy]` keys of `terngrad`."""
