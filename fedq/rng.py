@@ -1,12 +1,12 @@
 """Randomness is a function: of the run's seed, a purpose and the place where it is used. Nothing is stored.
 
-Two forms. `rng` gives a NumPy generator (sampling, batches, initial weights). `key` names a stream of Philox4x32-10
-random bits for the packed kernels, which any machine, core or GPU can reproduce bit for bit. In both, the name
-`(purpose, *place)` is hashed with BLAKE2b, so streams are independent and resuming needs no generator state.
+Two forms. `rng` gives a NumPy generator (sampling, initial weights). `key` names a stream of Philox4x32-10 random
+bits for the packed kernels and the order of batches, which any machine, core or GPU can reproduce bit for bit. In both,
+the name `(purpose, *place)` is hashed with BLAKE2b, so streams are independent and resuming needs no generator state.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,26 +20,12 @@ class Key(NamedTuple):
 
 
 def rng(seed: int, purpose: str, *place: int | str) -> np.random.Generator:
-    """A generator for one purpose at one place of one run, such as `rng(seed, "batch", round_, partition)`.
+    """A generator for one purpose at one place of one run, such as `rng(seed, "augment", round_, partition)`.
 
     >>> float(rng(0, "doc", 1).random()) == float(rng(0, "doc", 1).random())
     True
     """
     return np.random.Generator(np.random.Philox(key=np.frombuffer(_digest(seed, purpose, place, size=16), "<u8")))
-
-
-def rngs(seed: int, purpose: str, places: Iterable[Sequence[int | str]]) -> Iterator[np.random.Generator]:
-    """What `rng` gives for each place in turn, each good until the next: for many places at an eighth of the time.
-
-    >>> [float(r.random()) for r in rngs(0, "doc", [(1,), (2,)])] == [float(rng(0, "doc", k).random()) for k in (1, 2)]
-    True
-    """
-    bits = np.random.Philox(key=0)
-    generator, fresh = np.random.Generator(bits), bits.state
-    for place in places:
-        fresh["state"]["key"][:] = np.frombuffer(_digest(seed, purpose, place, size=16), "<u8")
-        bits.state = fresh
-        yield generator
 
 
 def key(seed: int, purpose: str, *place: int | str) -> Key:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedq._flower import simulated_run
 from fedq.build import Simulation, build
 from fedq.clients.latent import Latent
 from fedq.config import make_config
@@ -173,6 +174,7 @@ def test_fold_streams() -> None:
     """The server's memory: one float32 array, however many replies."""
     import tracemalloc
 
+    simulated_run()  # so that messages can be built
     like = {"w": np.zeros(200_000, np.float32)}
     payload = CODECS["binary"].encode(like["w"], key=key(0, "x"))
     fold = Fold(CODECS["binary"], like, lambda _: {name: CODECS["binary"].open(payload) for name in like})

@@ -12,6 +12,7 @@ from flwr.serverapp import strategy as flwr
 from fedq.build import build
 from fedq.clients import client
 from fedq.clients.app import client_app
+from fedq.clients.shards import shuffled
 from fedq.clients.trainer import Beside, Trained
 from fedq.config import RunConfig, load_config, make_config
 from fedq.errors import FedqError
@@ -20,6 +21,7 @@ from fedq.kernels import CODECS, records
 from fedq.ledger import Ledger, MeteredGrid
 from fedq.participation import Population
 from fedq.participation.uniform import Uniform
+from fedq.rng import key
 from fedq.rounds import rounds
 from fedq.strategies import strategy
 from fedq.strategies.base import Setup
@@ -70,6 +72,23 @@ def test_epochs_are_by_each_clients_own_size() -> None:
         steps = list(epochs.trainer._shards.batches([k], o, 1))
         assert len(steps) == o.steps(n) == -(-3 * n // 32)
         assert {len(y[0]) for _, y in steps} == {16}
+
+
+@pytest.mark.parametrize("needed", [1, 16, 40, 61])
+def test_batches_are_shuffled_epochs(needed: int) -> None:
+    """Each epoch holds every example once; an order is a client's own, whoever trains with it; all are as likely."""
+    sizes = [16, 7, 16, 1, 61]
+    keys = [key(3, "batch", 2, k) for k in range(5)]
+    together = shuffled(keys, sizes, needed)
+    assert together.shape == (5, needed)
+    for k, n in enumerate(sizes):
+        assert (shuffled(keys[k : k + 1], [n], needed)[0] == together[k]).all()
+        for epoch in range(0, needed - n + 1, n):
+            assert sorted(together[k, epoch : epoch + n]) == list(range(n))
+        assert len(set(together[k, :n].tolist())) == min(n, needed)
+    many = shuffled([key(3, "batch", r, 0) for r in range(6000)], [5] * 6000, 5)
+    counts = np.array([(many[:, i] == j).sum() for i in range(5) for j in range(5)])
+    assert ((counts - 1200) ** 2 / 1200).sum() * 4 / 5 < 45.9  # chi-squared, 16 degrees of freedom: 1 in 10,000
 
 
 def test_steps_or_epochs_but_not_both(tmp_path: Any) -> None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedq.clients.local import Batches, Differentiable, StepOptions, mean_loss
-from fedq.clients.optimizers import optimizer
+from fedq.clients.optimizers import optimizer, tanh_half
 
 INSIDE = 1 - 1e-6  # keeps atanh finite; the server's clip (F9) is far inside
 
@@ -37,16 +37,10 @@ class Latent:
         steps = optimizer(self._options.optimizer, 2 * a * self._options.lr, 0.0)
         start = w_KD[:1] if w_KD.stride(0) == 0 else w_KD  # clients that start alike: once for all
         s = 2 * torch.atanh(start.clamp(-INSIDE, INSIDE))  # F10; s = 2 a h moves 2 a times as far as h
-        w, s, losses = _tanh_half(s).expand(w_KD.shape), s.expand(w_KD.shape).clone(), []
-        full = torch.tensor(a, device=w_KD.device)
+        w, s = (x.expand(w_KD.shape).clone() for x in (tanh_half(s), s))
+        losses = list[Tensor]()
         for x, y in batches:
             loss, g = network.gradient(w, x, y)
-            steps.step_(s, torch.addcmul(full, w, w, value=-a).mul_(g))  # F3; d tanh(a h) / dh = a (1 - w^2)
-            w = _tanh_half(s)  # F1
+            steps.latent_step_(s, w, g, a)  # F1, F3; d tanh(a h) / dh = a (1 - w^2)
             losses.append(loss)
         return w, mean_loss(losses)
-
-
-def _tanh_half(s: Tensor) -> Tensor:
-    """tanh(s / 2), as 2 sigmoid(s) - 1: within 2e-7 of it, and four times as fast."""
-    return torch.sigmoid(s).mul_(2).sub_(1)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from fedq.clients.local import Batches, TrainOptions
 from fedq.data import Dataset, Examples, Inputs
 from fedq.data.text import TextInputs
-from fedq.rng import rng, rngs
+from fedq.kernels import active as kernels
+from fedq.rng import Key, key, rng
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,13 @@ class Shards:
 
         Each partition's shuffled epochs are laid end to end; a batch may span two epochs.
         """
-        shuffling = rngs(self.seed, "batch", [(round_, partition) for partition in partitions])
-        met = [_met(self.training(p), o, shuffles) for p, shuffles in zip(partitions, shuffling, strict=True)]
+        own = [self.training(partition) for partition in partitions]
+        needed = o.steps(len(own[0])) * o.batch_size
+        orders = shuffled([key(self.seed, "batch", round_, p) for p in partitions], [len(e) for e in own], needed)
+        met = [  # the examples that a client meets, and in which order if not in this one, once each
+            (e[order], None) if needed <= len(e) else (e, order)  # no image is scaled for nothing
+            for e, order in zip(own, orders, strict=True)
+        ]
         x, y = self.inputs.tensors(self._joined(partitions, [examples for examples, _ in met]))
         if all(order is None for _, order in met):  # each example once, in order: nothing to gather
             x_KSB, y_KSB = (t.view(len(met), -1, o.batch_size, *t.shape[1:]) for t in (x, y))
@@ -89,11 +95,16 @@ class Shards:
         return (rng(self.seed, "keep", partition).permutation(own) if n else own), n
 
 
-def _met(
-    own: NDArray[np.int64], o: TrainOptions, shuffles: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-    """The examples that a client meets in a round, and in which order if not in this one, once each."""
-    needed = o.steps(len(own)) * o.batch_size
-    if needed <= len(own):  # no image is scaled for nothing
-        return shuffles.permutation(own)[:needed], None
-    return own, np.concatenate([shuffles.permutation(len(own)) for _ in range(-(-needed // len(own)))])[:needed]
+def shuffled(keys: Sequence[Key], sizes: Sequence[int], needed: int) -> NDArray[np.int64]:
+    """[K, needed]: shuffled epochs of 0 ... n - 1 for each client's n in `sizes`, laid end to end.
+
+    Epoch e stands in the order of words e n ... (e + 1) n - 1 of the client's stream (of equal ones, as they came).
+    """
+    found = np.empty((len(keys), needed), np.int64)
+    for n in set(sizes):
+        clients = [k for k, size in enumerate(sizes) if size == n]
+        epochs = -(-needed // n)
+        words = kernels.random_words([keys[k] for k in clients], epochs * n).reshape(len(clients), epochs, n)
+        sorted_ = np.sort(words.astype(np.uint64) << np.uint64(32) | np.arange(n, dtype=np.uint64))
+        found[clients] = (sorted_ & np.uint64(2**32 - 1)).reshape(len(clients), -1)[:, :needed]
+    return found

@@ -4,12 +4,12 @@ One trainer serves every simulated client of a process (a deployed client is the
 may train at once, each with a network of its own.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import isfinite
-from queue import Empty, LifoQueue
 from threading import Event
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, final
@@ -88,8 +88,9 @@ class Trainer:
             options,
         )
         self._sends, self._evaluation_batch = sends, evaluation_batch
+        self._remembers = isinstance(algorithm, Remembering)  # once: it takes longer than a small client trains
         self._initial = blueprint.initial_weights()
-        self._idle: dict[tuple[bool | str, ...], LifoQueue[Network | Stacked]] = {}
+        self._idle: dict[tuple[bool | str, ...], deque[Network | Stacked]] = {}
         self._ready: dict[tuple[int, int], Callable[[], Trained]] = {}
         self.stop = Event()  # set while training is to be abandoned
 
@@ -164,14 +165,14 @@ class Trainer:
         told: Mapping[str, Any],
         memory: Arrays | None = None,
     ) -> "_Cohort":
-        algorithm, options = self._at(round_, told)
-        assert not isinstance(algorithm, Private)
+        found, options = self._at(round_, told)
+        algorithm: Any = found
         batches = self._unless_stopped(self._shards.batches(partitions, options, round_))
         with self._network(weights, stacked=self._stackable) as network:
             start_D = network.flatten(weights)
             start_KD, kept_K = start_D.expand(len(partitions), -1), [dict[str, NDArray[np.float32]]()] * len(partitions)
             network.rekey_(self._shards.seed, round_, partitions[0])
-            if isinstance(algorithm, Remembering):
+            if self._remembers:
                 was_D = network.flatten(memory) if memory else torch.zeros_like(start_D)
                 end_KD, loss_K, kept_KD = algorithm.train_on(network, start_KD, was_D[None], batches)
                 kept_K = [network.unflatten(kept_D) for kept_D in kept_KD]
@@ -238,15 +239,15 @@ class Trainer:
     @contextmanager
     def _network(self, weights: Arrays, *, stacked: bool = False) -> Iterator[Any]:
         """An idle network, or a new one if all are at work: a module, or one that takes any number of clients."""
-        idle = self._idle.setdefault((stacked, *weights), LifoQueue())
+        idle = self._idle.setdefault((stacked, *weights), deque())
         try:
-            network = idle.get_nowait()
-        except Empty:
+            network = idle.pop()
+        except IndexError:
             network = (Stacked if stacked else Network)(self._blueprint, self._initial, list(weights))
         try:
             yield network
         finally:
-            idle.put(network)
+            idle.append(network)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,13 @@ def random16(start: int, n: int, key: Key) -> NDArray[np.uint32]:
     return np.stack([words & 0xFFFF, words >> 16], axis=2).reshape(-1)[:n]  # [tile, word, half, block]
 
 
+def random_words(keys: Sequence[Key], n: int) -> U32:
+    """The first n words of each key's stream, [K, n]: word i is word i mod 4 of Philox block i div 4."""
+    blocks = np.arange(-(-n // 4), dtype=np.uint64)
+    words = [philox4x32(blocks, key.stream, key.seed).reshape(-1)[:n] for key in keys]
+    return np.stack(words) if words else np.empty((0, n), np.uint32)
+
+
 def bernoulli(p: F32, key: Key) -> NDArray[np.bool_]:
     """Independent coins, P(coin i is 1) = p[i]; `p` in [0, 1], shape [d]."""
     coins = np.empty(p.shape[0], dtype=np.bool_)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from fedq.kernels import (
     _library,
     _native,
-    _native_dense,
+    _native_training,
     _reference,
     _reference_dense,
     _reference_rans,
+    _reference_steps,
     _reference_votes,
 )
 
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
     from fedq.kernels._reference import *  # noqa: F403
     from fedq.kernels._reference_dense import *  # noqa: F403
     from fedq.kernels._reference_rans import *  # noqa: F403
+    from fedq.kernels._reference_steps import *  # noqa: F403
     from fedq.kernels._reference_votes import *  # noqa: F403
 
 
-_NATIVE = (_native, _native_dense)
-_SPECIFICATION = (_reference, _reference_dense, _reference_rans, _reference_votes)
+_NATIVE = (_native, _native_training)
+_SPECIFICATION = (_reference, _reference_dense, _reference_rans, _reference_steps, _reference_votes)
 
 
 def isa() -> str:

@@ -50,4 +50,5 @@ def drawn(seed: int, purpose: str, round_: int, clients: int, some: int | None) 
     """`some` of `clients` partitions without replacement, ascending; all of them where `some` is None."""
     if some is None or some == clients:
         return list(range(clients))
-    return sorted(int(k) for k in rng(seed, purpose, round_).choice(clients, some, replace=False))
+    found: list[int] = np.sort(rng(seed, purpose, round_).choice(clients, some, replace=False)).tolist()
+    return found

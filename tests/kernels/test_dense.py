@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedq.kernels import _native, _native_dense
+from fedq.kernels import _native, _native_training
 from fedq.kernels._reference_dense import (
     ABSENT,
     LINEAR,
@@ -63,7 +63,7 @@ def by_every_core(chain, w, x, labels):
     monkey.setattr(_native, "library", lambda: FOUND)
     for isa in ISAS:
         assert FOUND.force(isa)
-        assert alike(_native_dense.dense_gradient(chain, w, x, labels), expected), isa
+        assert alike(_native_training.dense_gradient(chain, w, x, labels), expected), isa
     FOUND.force("auto")
     monkey.undo()
     return expected
@@ -134,7 +134,7 @@ def test_exponential_and_logarithm_are_right_to_two_units_in_the_last_place():
     assert (np.abs(logarithm(x) - true) <= 2 * np.spacing(true.astype(np.float32))).all()
 
 
-@pytest.mark.parametrize("kernel", [dense_gradient, pytest.param(_native_dense.dense_gradient, marks=native)])
+@pytest.mark.parametrize("kernel", [dense_gradient, pytest.param(_native_training.dense_gradient, marks=native)])
 def test_what_does_not_belong_together_is_refused(kernel, monkeypatch):
     monkeypatch.setattr(_native, "library", lambda: FOUND)
     w, x, labels = cohort(CHAIN, 2, 4)

@@ -1,8 +1,8 @@
 // What every object compiles for its own instruction set; FEDQ_ISA is the table's name.
-#include "dense.hpp"
 #include "floors.hpp"
 #include "qsgd.hpp"
 #include "rans.hpp"
+#include "steps.hpp"
 #include "table.hpp"
 #include "ternary.hpp"
 #include "topk.hpp"

@@ -26,15 +26,22 @@ struct Philox {
     third3 = (u32)p0;
   }
 
-  // The first word at counter (block, stream with bit 63 set): the bits that decide a tie.
-  __attribute__((noinline)) u32 tie(u64 block) const {
-    u32 c0 = (u32)block, c1 = (u32)(block >> 32), c2 = (u32)stream, c3 = (u32)(stream >> 32) | 1u << 31;
+  // The block at counter (block, stream, its upper half changed by `flip`).
+  INLINE void block(u64 block, u32 flip, u32 to[4]) const {
+    u32 c0 = (u32)block, c1 = (u32)(block >> 32), c2 = (u32)stream, c3 = (u32)(stream >> 32) ^ flip;
     for (int r = 0; r < 10; ++r) {
       u64 p0 = (u64)M0 * c0, p1 = (u64)M1 * c2;
       c0 = (u32)(p1 >> 32) ^ c1 ^ k0[r], c1 = (u32)p1;
       c2 = (u32)(p0 >> 32) ^ c3 ^ k1[r], c3 = (u32)p0;
     }
-    return c0;
+    to[0] = c0, to[1] = c1, to[2] = c2, to[3] = c3;
+  }
+
+  // The first word at counter (block, stream with bit 63 set): the bits that decide a tie.
+  __attribute__((noinline)) u32 tie(u64 at) const {
+    u32 words[4];
+    block(at, 1u << 31, words);
+    return words[0];
   }
 
   // The 16 blocks of N tiles: word w of blocks W g ... W g + W - 1 of tile n is words[(4 n + w) (16 / W) + g]. The high
@@ -239,6 +246,17 @@ void encode_ternary_threshold(const float* v, float t, u8* pos, u8* neg, u64 beg
     memcpy(pos + i / 8, p, n);
     memcpy(neg + i / 8, m, n);
   });
+}
+
+// The first n words of the streams [begin, end), word i from block i / 4.
+void random_words(const u64* seeds, const u64* streams, u64 n, u32* out, u64 begin, u64 end) {
+  for (u64 k = begin; k < end; ++k) {
+    const Philox philox(seeds[k], streams[k]);
+    u32 *to = out + k * n, last[4];
+    for (u64 b = 0; b < n / 4; ++b) philox.block(b, 0, to + 4 * b);
+    philox.block(n / 4, 0, last);
+    memcpy(to + n / 4 * 4, last, n % 4 * 4);
+  }
 }
 
 // Rows [begin, end) of a cohort [K, d], each with its own stream; `kind` is 0 for probabilities, 1 for values in [-1, 1], 2 for

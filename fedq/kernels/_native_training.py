@@ -1,4 +1,4 @@
-"""The native gradient of stacked dense networks, under the name of the specification."""
+"""Native kernels of local training, under the names of the specification: gradients of dense networks, steps."""
 
 from typing import Any
 
@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedq.kernels import _native
-from fedq.kernels._checks import address
+from fedq.kernels._checks import address, checked, output
 from fedq.kernels._reference import F32
 from fedq.kernels._reference_dense import I64, Chain, checked_batches, raise_for_labels
+from fedq.kernels._reference_steps import Rates
 
 
 def dense_gradient(chain: Chain, w_KD: F32, x_KB: F32, labels_KB: I64) -> tuple[F32, F32]:
@@ -30,3 +31,17 @@ def _by_rows(array: NDArray[Any]) -> NDArray[Any]:
     """Each row contiguous, whatever lies between two of them: views of longer rows, or one row for all."""
     whole = array.strides[0] % array.itemsize == 0 and array[0].flags.c_contiguous
     return array if whole else np.ascontiguousarray(array)
+
+
+def adam_(x: F32, g: F32, m: F32, v: F32, rates: Rates, *, w: F32 | None = None, slope: float = 0.0) -> None:
+    """See `_reference_steps`."""
+    moved = [address(output(array, np.float32, g.shape)) for array in (x, m, v)]
+    latent = None if w is None else address(output(w, np.float32, g.shape))
+    _native.call("adam", checked(g, np.float32), *moved, latent, slope, *rates, g.size)
+
+
+def tanh_half(s: F32, *, out: F32 | None = None) -> F32:
+    """See `_reference_steps`."""
+    out = output(out, np.float32, s.shape)
+    _native.call("tanh_half", checked(s, np.float32), address(out), s.size)
+    return out
