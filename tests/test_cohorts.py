@@ -182,6 +182,6 @@ def test_a_client_that_diverges_in_a_cohort_fails_alone() -> None:
         return losses, g
 
     network.gradient = poisoned
-    simulation.trainer._idle[(True, *simulation.initial)].put(network)
+    simulation.trainer._idle[(True, *simulation.initial)].append(network)
     record = next(iter(simulation.rounds(simulation.initial, 1, 1)))
     assert (record.clients, record.failed) == (19, 1)
