@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedq.clients.optimizers import Adam, Sgd
+from fedq.clients.optimizers import Adam, Sgd, _through_tanh, tanh_half
 from fedq.errors import FedqError
 from fedq.models import MODELS, model
 from fedq.models.dropout import Dropout, rekey_
@@ -254,3 +254,18 @@ def test_optimizers_equal_torch(ours, theirs) -> None:  # type: ignore[no-untype
         p.grad = g.clone()
         other.step()
     torch.testing.assert_close(w, p.detach(), rtol=2e-5, atol=2e-6)
+
+
+def test_adam_of_other_devices_is_the_kernels() -> None:
+    """What moves weights where there is no kernel, run here: the same steps but for rounding."""
+    torch.manual_seed(2)
+    start, there, here = torch.randn(50), Adam(0.05), Adam(0.05)
+    s, t = start.clone(), start.clone()
+    w, v = tanh_half(s), 2 * torch.sigmoid(t) - 1
+    for _ in range(20):
+        g = torch.randn(50)
+        here.latent_step_(s, w, g.clone(), 1.5)
+        there._by_torch(t, _through_tanh(v, g.clone(), 1.5), there._next(t))
+        v = 2 * torch.sigmoid(t) - 1
+    torch.testing.assert_close(s, t, rtol=2e-5, atol=2e-6)
+    torch.testing.assert_close(w, v, rtol=0, atol=1e-6)
