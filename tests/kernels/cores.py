@@ -1,6 +1,7 @@
 """The instruction sets of this machine, and what it means that a native kernel agrees with its specification."""
 
 import numpy as np
+import pytest
 
 from fedq.kernels import _library, _native, _reference
 
@@ -14,6 +15,25 @@ def same(a, b):
     if isinstance(a, np.ndarray):
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     return a == b
+
+
+def alike(one, other):
+    """The same bits, where a NaN is a NaN."""
+    return all(same(np.where(np.isnan(a), 0, a), np.where(np.isnan(b), 0, b)) and same(np.isnan(a), np.isnan(b))
+               for a, b in zip(one, other, strict=True))  # fmt: skip
+
+
+def each_core():
+    """Every instruction set in turn, in use until the next."""
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setattr(_native, "library", lambda: FOUND)
+        try:
+            for isa in ISAS:
+                assert FOUND.force(isa)
+                yield isa
+        finally:
+            if FOUND:
+                FOUND.force("auto")
 
 
 def unaligned(x):

@@ -17,7 +17,7 @@ from fedq.kernels._reference_dense import (
     exponential,
     logarithm,
 )
-from tests.kernels.cores import FOUND, ISAS, same, unaligned
+from tests.kernels.cores import FOUND, ISAS, alike, each_core, same, unaligned
 
 native = pytest.mark.skipif(not ISAS, reason="no native kernels are installed")
 WIDTHS = st.integers(1, 9) | st.sampled_from([15, 16, 17, 31, 32, 33, 64, 70, 130])
@@ -51,21 +51,10 @@ def cohort(chain, K, B, seed=0):
     return w, x, r.integers(0, chain.layers[-1].outputs, (K, B))
 
 
-def alike(one, other):
-    """The same bits, where a NaN is a NaN."""
-    return all(same(np.where(np.isnan(a), 0, a), np.where(np.isnan(b), 0, b)) and same(np.isnan(a), np.isnan(b))
-               for a, b in zip(one, other, strict=True))  # fmt: skip
-
-
 def by_every_core(chain, w, x, labels):
     expected = dense_gradient(chain, w, x, labels)
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(_native, "library", lambda: FOUND)
-    for isa in ISAS:
-        assert FOUND.force(isa)
+    for isa in each_core():
         assert alike(_native_training.dense_gradient(chain, w, x, labels), expected), isa
-    FOUND.force("auto")
-    monkey.undo()
     return expected
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedq.errors import FedqError
 from fedq.kernels import _library, _native, _reference, _reference_votes, active
 from fedq.rng import Key
-from tests.kernels.cores import FOUND, ISAS, agree, same, unaligned
+from tests.kernels.cores import ISAS, agree, each_core, same, unaligned
 
 LENGTHS = [0, 1, 7, 63, 64, 65, 127, 128, 129, 319, 320, 321, 511, 512, 513, 4095, 4096, 4097, 12301]
 VOTERS = [1, 2, 4, 5, 7, 8, 9, 15, 16, 17, 255, 256, 1000]
@@ -170,15 +170,10 @@ def test_votes_across_slabs(isa):
 @settings(max_examples=15, deadline=None)
 @given(d=st.integers(0, 9000), seed=st.integers(0, 2**64 - 1), stream=st.integers(0, 2**63 - 1), n=st.integers(1, 40))
 def test_anything(d, seed, stream, n):
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(_native, "library", lambda: FOUND)
-    for isa in ISAS:
-        assert FOUND.force(isa)
+    for _ in each_core():
         encodes(d, seed % 1000, Key(seed, stream))
         decodes(d, seed % 1000)
         votes(d, n, seed % 1000)
-    FOUND.force("auto")
-    monkey.undo()
 
 
 def test_cohorts(isa):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedq.kernels import _native, _reference_rans
-from tests.kernels.cores import FOUND, ISAS, agree, same, unaligned
+from tests.kernels.cores import ISAS, agree, each_core, same, unaligned
 
 pytestmark = pytest.mark.skipif(not ISAS, reason="no native kernels are installed")
 
@@ -45,15 +45,10 @@ def test_codes_that_no_encoder_writes(data, some):
             wrong[place] = value
     found, used = _reference_rans.rans_decode(wrong, n)
     assert used == 0 or used <= len(wrong)
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(_native, "library", lambda: FOUND)
-    for isa in ISAS:
-        assert FOUND.force(isa)
+    for _ in each_core():
         native = _native.rans_decode(unaligned(wrong), n)
         assert native[1] == used
         assert not used or same(native[0], found)
-    FOUND.force("auto")
-    monkey.undo()
     assert len(wrong) < len(coded) or not (wrong == coded).all() or same(found, plain)
 
 
@@ -65,10 +60,5 @@ def test_noise_is_no_code(noise, n):
     head = np.concatenate([np.full(blocks, n * 3, "<u2").view(np.uint8), np.full(lanes, 1 << 20, "<u4").view(np.uint8)])
     wrong = np.concatenate([head, np.frombuffer(noise, np.uint8)])
     used = _reference_rans.rans_decode(wrong, n)[1]
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(_native, "library", lambda: FOUND)
-    for isa in ISAS:
-        assert FOUND.force(isa)
+    for _ in each_core():
         assert _native.rans_decode(wrong, n)[1] == used
-    FOUND.force("auto")
-    monkey.undo()

@@ -8,17 +8,11 @@ from hypothesis import strategies as st
 
 from fedq.kernels import _native, _native_training, _reference_steps
 from fedq.kernels._reference_steps import Rates, adam_, tanh_half
-from tests.kernels.cores import FOUND, ISAS, same, unaligned
+from tests.kernels.cores import FOUND, ISAS, alike, each_core, same, unaligned
 
 native = pytest.mark.skipif(not ISAS, reason="no native kernels are installed")
 SHAPES = st.sampled_from([(0,), (1,), (15,), (16,), (17,), (3, 33), (2, 257)])
 STRANGE = np.float32([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-42, -0.0, 0.0])
-
-
-def alike(one, other):
-    """The same bits, where a NaN is a NaN."""
-    return all(same(np.where(np.isnan(a), 0, a), np.where(np.isnan(b), 0, b)) and same(np.isnan(a), np.isnan(b))
-               for a, b in zip(one, other, strict=True))  # fmt: skip
 
 
 def drawn(shape, seed, strange):
@@ -44,13 +38,9 @@ def two_steps(module, shape, seed, strange, latent, move=lambda x: x):
 @given(SHAPES, st.integers(0, 99), st.booleans(), st.booleans())
 def test_every_core_has_the_specifications_bits(shape, seed, strange, latent):
     expected = two_steps(_reference_steps, shape, seed, strange, latent)
-    with pytest.MonkeyPatch.context() as monkey:
-        monkey.setattr(_native, "library", lambda: FOUND)
-        for isa in ISAS:
-            assert FOUND.force(isa)
-            assert alike(two_steps(_native_training, shape, seed, strange, latent), expected), isa
-            assert alike(two_steps(_native_training, shape, seed, strange, latent, unaligned), expected), isa
-        FOUND.force("auto")
+    for isa in each_core():
+        assert alike(two_steps(_native_training, shape, seed, strange, latent), expected), isa
+        assert alike(two_steps(_native_training, shape, seed, strange, latent, unaligned), expected), isa
 
 
 @pytest.mark.parametrize("latent", [False, True])
