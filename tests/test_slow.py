@@ -83,8 +83,13 @@ def test_kill_and_resume(straight: tuple[Path, dict[str, Any]], tmp_path: Path, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt(tmp_path: Path, number: int) -> None:
+    """Saved, and the same bits later. A terminal that is closed is no interrupt where `nohup` keeps that away."""
+    away = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     process = start(tmp_path, "simulate", *SHORT, "--rounds", "100000")  # no signal comes after the last
+    signal.signal(signal.SIGHUP, away)
     run = wait_for_round(tmp_path, 3)
+    process.send_signal(signal.SIGHUP)
+    wait_for_round(tmp_path, len(lines(tmp_path, str(run))) + 3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -14,6 +14,7 @@ from tempfile import TemporaryFile
 from time import sleep
 from typing import IO, Any, TextIO
 
+from fedq.cli.signals import hear
 from fedq.errors import EXIT_INTERRUPTED
 from fedq.report.units import duration, share, size
 from fedq.runs import Run
@@ -155,7 +156,7 @@ def _forwarding(running: Sequence[_Process]) -> Iterator[list[int]]:
             if process.popen.poll() is None:
                 process.popen.send_signal(signal.SIGINT)
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = hear(handle)
     try:
         yield asked
     finally:

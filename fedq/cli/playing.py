@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from fedq.build import Simulation
+from fedq.cli.signals import hear
 from fedq.errors import EXIT_DONE, EXIT_INTERRUPTED
 from fedq.report.screen import Screen, outcome, plan
 from fedq.runs import Run, best
@@ -68,7 +69,7 @@ def _interrupts(screen: Screen) -> Iterator[list[int]]:
         again = "Ctrl-C again stops now, " if number == signal.SIGINT else ""
         screen.say(f"finishing this round; {again}the rounds before are saved")
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = hear(handle)
     try:
         yield asked
     finally:
