@@ -70,7 +70,8 @@ class Run:
         return run
 
     def update(self, **values: Any) -> None:
-        """Change keys of run.json."""
+        """Change keys of run.json. Only for who holds the lock: two writers would lose what one of them wrote."""
+        assert self._lock is not None, f"{self.path} is written to without its lock"
         write_whole(self.path / "run.json", json.dumps({**self.about, **values}, indent=2).encode() + b"\n")
 
     def configure(self, toml: str, **about: Any) -> None:

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from fedq.cli.signals import as_interrupts
 from fedq.config import RunConfig
 from fedq.deploy.layout import Deployment
 from fedq.errors import EXIT_DONE, EXIT_INTERRUPTED, FedqError
@@ -27,7 +28,7 @@ def run_on_screen(
     of: Deployment, config: Path, out: Path, sets: list[str], *, waits: dict[str, float], as_json: bool, quiet: bool
 ) -> int:
     """Begin or go on with a run, and show it until it ends; returns the exit status."""
-    from fedq.deploy.supervise import follow
+    from fedq.deploy.supervise import follow, left
     from fedq.report.screen import Screen, outcome, plan
     from fedq.runs import best
     from fedq.simulation import begin, reopen
@@ -39,23 +40,22 @@ def run_on_screen(
     run.release()
     if again:
         _check_fit(of, simulation.config)
-    with Screen(simulation, json=as_json, quiet=quiet) as screen:
+    status = EXIT_DONE
+    with as_interrupts(), Screen(simulation, json=as_json, quiet=quiet) as screen:
         screen.say(plan(simulation, str(run.path), workers=f"{len(of.sites)} sites of {of.address}"))
         try:
             with closing(follow(of, run.path, **waits, say=screen.say)) as found:
                 for line in found:
                     screen.show(_Line(line))
+            screen.say(outcome(run.totals(), best(run.records())))
+            screen.say(f"  {run.path}/   run.toml  metrics.jsonl  model.safetensors")
+            screen.say(f"Next:  fedq compare {run.path.parent}/*")
         except KeyboardInterrupt:
-            run.update(status="interrupted")
-            screen.say(f"stopped; the rounds before are saved\ngo on: fedq deploy run {run.path} --dir {of.folder}")
-            return EXIT_INTERRUPTED
-        totals = run.totals()
-        screen.say(outcome(totals, best(run.records())))
-        screen.say(f"  {run.path}/   run.toml  metrics.jsonl  model.safetensors")
-        screen.say(f"Next:  fedq compare {run.path.parent}/*")
+            screen.say(left(of, run.path))
+            status = EXIT_INTERRUPTED
     if as_json:
-        print(json.dumps(totals))
-    return EXIT_DONE
+        print(json.dumps(run.totals()))
+    return status
 
 
 def _config(of: Deployment, file: Path, sets: list[str]) -> RunConfig:

@@ -46,7 +46,8 @@ def _main(grid: Grid, context: Context) -> None:
         with logging_to(run.path / "log.txt"):
             _wait(played, run, float(told["fedq-wait"]))
     except BaseException as error:
-        run.update(status="failed", error=str(error))
+        ours = isinstance(error, Exception)  # else somebody stopped it, or the SuperLink is gone: it can go on
+        run.update(**{"status": "failed", "error": str(error)} if ours else {"status": "interrupted"})
         run.release()
         raise
     for record in play(run, played):
@@ -78,7 +79,11 @@ def check(config: RunConfig) -> None:
 
 def _opened(path: str, text: str, out: str) -> tuple[Run, Simulation]:
     if path:
-        return reopen(path, deployed=True)
+        run, simulation = reopen(path, deployed=True)
+        if run.status != "submitted":  # whoever submitted it left while Flower took it
+            run.release()
+            raise FedqError("FQ205", "the run was stopped before it began", where=path)
+        return run, simulation
     return begin(make_config(tomllib.loads(text)), out)
 
 

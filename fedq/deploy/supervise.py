@@ -25,8 +25,9 @@ def submit(of: Deployment, run: Run, *, timeout: float, wait: float) -> int:
     """Start a Flower run that plays `run` from its last checkpoint; returns Flower's number of it."""
     import tomli_w
 
-    _free(run)
-    identity = run.about.get("deploy_id") or secrets.token_hex(8)
+    with _held(run.path) as held:
+        identity = held.about.get("deploy_id") or secrets.token_hex(8)
+        held.update(status="submitted", deployed=True, deploy_id=identity)
     told = {
         "fedq-config": (run.path / "run.toml").read_text(encoding="utf-8"),
         "fedq-run": str(run.path.resolve()),
@@ -37,20 +38,25 @@ def submit(of: Deployment, run: Run, *, timeout: float, wait: float) -> int:
     }
     settings = of.home / f"{run.path.name}.toml"
     settings.write_text(tomli_w.dumps(told), encoding="utf-8")
-    run.update(status="submitted", deployed=True, deploy_id=identity)
     return int(lines.asked(lines.run(of, settings), of)["run-id"])
 
 
-def _free(run: Run) -> None:
-    """Wait for a server process that outlives its SuperLink for a moment."""
+@contextmanager
+def _held(path: Path) -> Iterator[Run]:
+    """The run under its lock. FedqError FQ204 where a server process keeps it that is not ending."""
     end = monotonic() + LOOK
-    while monotonic() < end:
+    while True:
         try:
-            open_run(run.path, lock=True).release()
+            run = open_run(path, lock=True)
+            break
         except FedqError:
+            if monotonic() > end:
+                raise
             sleep(POLL)
-        else:
-            return
+    try:
+        yield run
+    finally:
+        run.release()
 
 
 def follow(
@@ -97,13 +103,25 @@ def _submitted(of: Deployment, run: Run, *, timeout: float, wait: float, patienc
             return submit(of, run, timeout=timeout, wait=wait)
         except FedqError as error:
             if monotonic() > end:
-                run.update(status="failed", error=str(error))
+                with _held(run.path) as held:
+                    held.update(status="failed", error=str(error))
                 error.hint = f"{error.hint}; then: fedq deploy run {run.path} --dir {of.folder}"
                 raise
             if not told:
                 say(f"waiting for the server: {error.message}")
             told = True
             sleep(2)
+
+
+def left(of: Deployment, path: Path) -> str:
+    """Enter in the run directory that somebody stopped the run; returns what to tell them."""
+    try:
+        with _held(path) as run:
+            if run.status != "done":
+                run.update(status="interrupted")
+    except FedqError:
+        return f"the server was not told, and plays on; stop it: fedq deploy stop --dir {of.folder}"
+    return f"stopped; the rounds before are saved\ngo on: fedq deploy run {path} --dir {of.folder}"
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from fedq.deploy.bundle import bundled, unbundled
 from fedq.deploy.lines import environment
 from fedq.kernels import active
 from fedq.privacy.ledger import Ledger
+from fedq.runs import open_run
 from tests.deploy.bare_node import BareNode, connected
 from tests.deploy.processes import Cluster, free_ports, lines
 from tests.deploy.test_sites import TEXTS, model, play, simulated
@@ -98,18 +99,24 @@ def test_deployed_as_simulated(cluster: Cluster, name: str) -> None:
     assert {k: site["kernels"] for k, site in about["sites"].items()} == {f"site-{k}": active.isa() for k in range(3)}
 
 
-def test_a_run_that_is_left_at_once(cluster: Cluster) -> None:
-    """Ctrl-C stops a Flower run also before its server process has begun."""
-    endless = write(cluster.folder, {**SMALL, "rounds": 100_000})
-    process = cluster.start("left", "deploy", "run", endless, "--out", "left")
-    log = cluster.folder / "left.log"
-    while "Flower run " not in log.read_text():
+@pytest.mark.parametrize(("number", "when"), [(signal.SIGINT, "Flower run "), (signal.SIGTERM, "round=")])
+def test_a_run_that_is_left(cluster: Cluster, number: int, when: str) -> None:
+    """Ctrl-C stops a Flower run also before its server process has begun, and SIGTERM as Ctrl-C does."""
+    endless, name = write(cluster.folder, {**SMALL, "rounds": 100_000}), f"left-{number}"
+    process = cluster.start(name, "deploy", "run", endless, "--out", name)
+    log = cluster.folder / f"{name}.log"
+    while when not in log.read_text():
         assert process.poll() is None, log.read_text()
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(120) == 130
-    del cluster.processes["left"]
+    del cluster.processes[name]
     assert "Traceback" not in log.read_text()
+    run = open_run(cluster.run_dir(name))
+    assert f"go on: fedq deploy run {name}/{run.path.name}" in log.read_text()
+    assert run.status == "interrupted"
+    (last, *_), played = run.latest() or (0,), len(run.records())
+    assert last == played >= (when == "round=")  # nothing that was computed is computed again
     runs = json.loads(cluster.fedq("deploy", "status", "--json").stdout)["runs"]
     assert [run["status"] for run in runs if run["flower_run_id"] in log.read_text()] == ["finished:stopped"]
 

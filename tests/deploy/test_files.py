@@ -1,13 +1,17 @@
 """What `fedq deploy init` writes, and the lines that the commands become."""
 
 import json
+import signal
 import socket
 import ssl
 import stat
+import subprocess
 import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
+from time import sleep
 
 import pytest
 from cryptography import x509
@@ -18,9 +22,11 @@ from fedq.config import make_config
 from fedq.deploy import lines
 from fedq.deploy.files import init
 from fedq.deploy.layout import Deployment, Site
+from fedq.deploy.supervise import left
 from fedq.errors import FedqError
 from fedq.runs import open_run
 from fedq.simulation import begin
+from tests.deploy.processes import FEDQ
 
 Fedq = Callable[..., tuple[int, str, str]]
 
@@ -165,12 +171,12 @@ def test_a_certificate_that_cannot_be_renewed_stays(fedq: Fedq, tmp_path: Path) 
 def test_a_run_goes_on_where_its_clients_are(made: Deployment, fedq: Fedq, tmp_path: Path) -> None:
     """Not in simulation when it was deployed, and not at sites for which it is not."""
     run, _ = begin(make_config(clients=4, rounds=1), tmp_path)
+    run.update(deployed=True)
     run.release()
     status, _, err = fedq("deploy", "run", str(run.path), "--dir", str(made.folder))
     assert status == 3
     assert "4 clients, but the deployment has 3 sites" in err
     assert "run.toml:3  clients = 4" in err
-    run.update(deployed=True)
     status, _, err = fedq("resume", str(run.path))
     assert status == 4
     assert "error[FQ205]: the run was deployed" in err
@@ -188,6 +194,43 @@ def test_a_server_that_is_away(fedq: Fedq, tmp_path: Path) -> None:
     assert f"; then: fedq deploy run runs/{run.name} --dir {tmp_path / 'moved'}" in err
     assert open_run(run).status == "failed"
     assert f'"{tmp_path / "moved" / "ca.crt"}"' in (tmp_path / "moved" / ".flwr" / "config.toml").read_text()
+
+
+def test_who_waits_for_the_server_can_leave(tmp_path: Path) -> None:
+    """SIGTERM as Ctrl-C: the status of an interrupt, and how to go on."""
+    init(tmp_path / "deploy", "localhost", 1, port=1)
+    (tmp_path / "c.toml").write_text("rounds = 1\n")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*FEDQ, "deploy", "run", "c.toml"], cwd=tmp_path, stderr=pipe, text=True) as process:
+        assert process.stderr
+        assert any(line.startswith("waiting for the server") for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        err = process.communicate(timeout=60)[1]
+    (run,) = tmp_path.glob("runs/*")
+    assert (process.returncode, open_run(run).status) == (130, "interrupted")
+    assert f"go on: fedq deploy run runs/{run.name} --dir {tmp_path / 'deploy'}" in err
+
+
+def test_who_leaves_writes_over_nothing(made: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's process writes as long as it holds the lock: what it enters last stays."""
+    run, _ = begin(make_config(clients=3, rounds=1), tmp_path)
+
+    def end() -> None:
+        sleep(0.3)
+        run.update(status="done", totals={"rounds": 1})
+        run.release()
+
+    thread = Thread(target=end)
+    thread.start()
+    assert "the rounds before are saved" in left(made, run.path)
+    thread.join()
+    assert (run.about["status"], run.about["totals"]) == ("done", {"rounds": 1})
+    held = open_run(run.path, lock=True)
+    monkeypatch.setattr("fedq.deploy.supervise.LOOK", 0.1)
+    assert "plays on" in left(made, run.path)
+    held.release()
+    with pytest.raises(AssertionError, match="without its lock"):
+        held.update(status="interrupted")
 
 
 def test_a_port_that_is_taken(fedq: Fedq, tmp_path: Path) -> None:

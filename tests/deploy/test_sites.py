@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -22,14 +23,15 @@ from fedq.deploy import site
 from fedq.deploy.bundle import PIECE, bundled, unbundled
 from fedq.deploy.grid import DeployedGrid
 from fedq.deploy.memory import Memory
-from fedq.deploy.server import deployed
+from fedq.deploy.server import deployed, main
 from fedq.errors import FedqError
 from fedq.grids import LocalGrid
 from fedq.kernels import records
 from fedq.ledger import payload_bytes
 from fedq.passing import PassingGrid
 from fedq.rounds import RoundRecord
-from fedq.runs import fingerprint
+from fedq.runs import fingerprint, open_run
+from fedq.simulation import begin
 
 SMALL = {"clients": 3, "rounds": 2, "client.local_steps": 3, "client.batch_size": 8, "model.hidden": [16], "seed": 4}
 
@@ -432,6 +434,30 @@ def test_a_site_of_another_version_refuses(tmp_path: Path) -> None:
     with pytest.raises(FedqError, match=r"3 of 3 sites cannot take part: .*the server has fedq 0.0.0") as refused:
         grid.wait_for_sites(seconds=5)
     assert refused.value.code == "FQ207"
+
+
+class Away:
+    """A grid whose SuperLink is gone."""
+
+    def get_nodes(self) -> None:
+        """Ask where nobody answers."""
+        httpx.get("http://127.0.0.1:1")
+
+
+def test_a_run_whose_server_is_lost_before_it_begins(tmp_path: Path) -> None:
+    """It is no failure: it can go on. Nor does it begin when whoever submitted it has left."""
+    run, _ = begin(make_config({**SMALL}), tmp_path)
+    told = {"fedq-run": str(run.path), "fedq-config": "", "fedq-out": "", "fedq-sites": "site-0 site-1 site-2"}
+    context: Any = SimpleNamespace(run_id=1, run_config={**told, "fedq-timeout": 60, "fedq-wait": 60})
+    grid: Any = Away()
+    run.update(status="submitted", deployed=True)
+    run.release()
+    with pytest.raises(RuntimeError, match="the SuperLink does not answer"):
+        main(grid, context)
+    assert run.status == "interrupted"
+    with pytest.raises(FedqError, match="stopped before it began"):
+        main(grid, context)
+    open_run(run.path, lock=True).release()
 
 
 def test_memory(tmp_path: Path) -> None:
