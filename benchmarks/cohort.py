@@ -1,10 +1,11 @@
-"""K clients at once or one after the other: microseconds a client and local step, medians of interleaved runs.
+"""K clients at once or one after the other: microseconds of the processor a client and local step.
 
-python benchmarks/cohort.py. One torch thread. Says for which networks stacking pays (`_cohort` in fedq/build.py).
+python benchmarks/cohort.py. Medians of interleaved runs. One torch thread. Says for which networks stacking pays
+(`_cohort` in fedq/build.py).
 """
 
 from statistics import median
-from time import perf_counter
+from time import process_time
 
 import torch
 
@@ -24,7 +25,7 @@ COHORTS = (1, 4, 8, 16, 32, 64)
 
 
 def measured(pixels: int, hidden: tuple[int, ...], norm: str, batch: int) -> list[float]:
-    """Seconds a client and step: of the loop, then of each cohort."""
+    """Processor seconds a client and step: of the loop, then of each cohort."""
     side = int(pixels**0.5)
     options = model("mlp").Options(hidden=hidden, norm=norm)
     blueprint = Blueprint("mlp", options, (1, side, side), 10, 0)
@@ -36,10 +37,10 @@ def measured(pixels: int, hidden: tuple[int, ...], norm: str, batch: int) -> lis
     for _ in range(15):
         for place, k in enumerate((0, *COHORTS)):
             network, n = (stacked, k) if k else (alone, 1)
-            started = perf_counter()
+            started = process_time()
             for _ in range(max(1, 16 // n)):
                 network.gradient(w[:n], x[:n], y[:n])
-            times[place].append((perf_counter() - started) / max(1, 16 // n) / n)
+            times[place].append((process_time() - started) / max(1, 16 // n) / n)
     return [median(t) for t in times]
 
 

@@ -1,7 +1,8 @@
 """Run the cells of an experiment that have no result yet: python -m experiments.run fedvote_digits --data DIR.
 
 Each finished cell is a JSON file in the experiment's `results/`: its config and hash, command, hardware, seconds,
-totals and curve. Interrupted cells go on where they stopped. `--only clients=2` takes some cells; `--list` lists them.
+totals and curve. Interrupted cells go on where they stopped. `--only clients=2` takes some cells; `--list` lists them
+with what their results say of the last round.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, help="threads that train clients; never changes a result")
     parser.add_argument("--cell", help="the name of one cell")
     parser.add_argument("--only", action="append", default=[], help="KEY=VALUE, or a part of the cell's name")
-    parser.add_argument("--list", action="store_true", help="list cells and whether they are measured")
+    parser.add_argument("--list", action="store_true", help="list cells, and what came of those measured")
     given = parser.parse_args(argv)
     folder = HERE / given.experiment
     for cell in cells(folder):
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
             continue
         known = result(folder, cell)
         if given.list:
-            print("done " if known else "     ", cell.name)
+            print(f"done  {cell.name}  {_end(known)}" if known else f"      {cell.name}")
         elif known is None:
             found = run(folder, cell, given.data, given.runs, given.workers)
             (folder / "results").mkdir(exist_ok=True)
@@ -87,6 +88,12 @@ def main(argv: list[str] | None = None) -> None:
 def _matches(cell: Cell, only: str) -> bool:
     key, is_key, value = only.partition("=")
     return str(cell.keys.get(key)) == value if is_key else only in cell.name
+
+
+def _end(known: dict[str, Any]) -> str:
+    """Accuracies and epsilon after the last round, and the seconds of all rounds."""
+    ends = {key: known["totals"].get(key) for key in ("accuracy", "deployed_accuracy", "epsilon")}
+    return " ".join([f"{k}={x:.4f}" for k, x in ends.items() if x is not None] + [f"seconds={known['seconds']:.0f}"])
 
 
 def _short(value: Any) -> Any:

@@ -38,6 +38,28 @@ def test_results_are_those_of_the_grid(folder: Path) -> None:
         assert len(found["curve"]["round"]) == len(found["curve"]["accuracy"])
 
 
+def test_list_says_what_came_of_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    from experiments.run import main
+
+    main(["terngrad_mnist", "--list"])
+    told = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("done")}
+    known = {cell.name: r["totals"] for folder, cell, r in measured() if folder.name == "terngrad_mnist"}
+    assert told.keys() == known.keys()
+    assert all(f" accuracy={known[name]['accuracy']:.4f} deployed_accuracy=" in told[name] for name in known)
+
+
+def test_what_rare_labels_pay_is_read_as_runs_evaluate() -> None:
+    """The share of right guesses is the accuracy of the round."""
+    from experiments.fedvote_byzantine.rare import guesses
+    from fedq.build import build
+    from fedq.kernels import records
+
+    simulation = build(make_config({"client.local_steps": 2}, clients=3, rounds=1))
+    (record,) = simulation.rounds(simulation.initial, 1, 1)
+    right = guesses(simulation, records.to_arrays(record.arrays)) == simulation.data.test.y
+    assert right.mean() == pytest.approx(record.accuracy)
+
+
 @pytest.mark.slow
 def test_a_short_cell_again(tmp_path: Path) -> None:
     """The shortest cell on the embedded digits that nobody attacks: the curve that was written down."""

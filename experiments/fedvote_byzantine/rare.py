@@ -62,7 +62,7 @@ def guesses(simulation: Simulation, weights: Arrays) -> np.ndarray:
     logits: list[np.ndarray] = []
     with simulation.trainer._network(weights) as network:
         x, y = simulation.trainer._shards.inputs.tensors(simulation.data.test)
-        hook = network._module.register_forward_hook(lambda _, __, out: logits.append(out.detach().numpy().copy()))
+        hook = network.module.register_forward_hook(lambda _, __, out: logits.append(out.detach().numpy().copy()))
         batch = simulation.config.top.evaluate.batch_size
         network.evaluate(network.flatten(weights), simulation.trainer._shards.inputs.testing(x), y, batch)
         hook.remove()
