@@ -26,6 +26,7 @@ CODES = {
     "FQ205": "the run cannot be resumed",
     "FQ206": "the environment lacks something",
     "FQ207": "a deployment that is not as it must be",
+    "FQ208": "a deployment's server that does not answer",
     "FQ301": "a client failed",
     "FQ302": "a malformed payload",
     "FQ303": "a value that cannot be encoded",

@@ -16,13 +16,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, final
 
-from fedq.deploy.layout import Deployment, Site
+from fedq.deploy.layout import TIMEOUT, Deployment, Site
 from fedq.deploy.nodes import public_pem
 from fedq.errors import FedqError, reason
 from fedq.report.health import Check
 
 SOON = 30  # days before a certificate ends at which that is said
-TIMEOUT = 10.0  # seconds to wait for the server
 REACHING = ("port", "tls", "clock", "versions", "keys")  # the last three need the first two
 AHEAD, BEHIND = 5.0, 305.0  # seconds that a site's clock may be ahead of the server's, or behind it
 
@@ -132,18 +131,14 @@ class _Patient:
 
     def tls(self) -> str:
         """The server shows a certificate that the folder's CA signed, for its name, valid now."""
-        with socket.create_connection((self._of.host, self._of.port), TIMEOUT) as plain:
-            try:
-                with self._trust().wrap_socket(plain, server_hostname=self._of.host) as secure:
-                    return f"{secure.version()}, the server's certificate is trusted"
-            except ssl.SSLCertVerificationError as error:
-                why = error.verify_message.rstrip(".")
-                names = f"; --also {self._of.host} adds that name" if "mismatch" in why else ""
-                raise _Wrong(f"the server's certificate is refused: {why}: {self._renew()}{names}") from error
-            except OSError as error:
-                raise _Wrong(
-                    f"no TLS handshake ({error}): does another program listen at {self._of.address}?"
-                ) from error
+        try:
+            return f"{self._of.handshake()}, the server's certificate is trusted"
+        except ssl.SSLCertVerificationError as error:
+            why = error.verify_message.rstrip(".")
+            names = f"; --also {self._of.host} adds that name" if "mismatch" in why else ""
+            raise _Wrong(f"the server's certificate is refused: {why}: {self._renew()}{names}") from error
+        except OSError as error:
+            raise _Wrong(f"no TLS handshake ({error}): does another program listen at {self._of.address}?") from error
 
     def clock(self) -> str:
         """The server's clock is this machine's, as node authentication signs the time."""
@@ -200,14 +195,11 @@ class _Patient:
 
         return load_ssh_private_key((self._folder / "key").read_bytes(), None)
 
-    def _trust(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self._folder / "ca.crt"))
-
     def _asked(self, path: str) -> tuple[str, str]:
         """What the server answers to a GET: the body, and its date."""
         import httpx
 
-        answer = httpx.get(f"https://{self._of.address}{path}", verify=self._trust(), timeout=TIMEOUT, trust_env=False)
+        answer = httpx.get(f"https://{self._of.address}{path}", verify=self._of.trust, timeout=TIMEOUT, trust_env=False)
         answer.raise_for_status()
         return answer.text, answer.headers["date"]
 

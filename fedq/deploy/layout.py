@@ -12,6 +12,8 @@ site.toml           name, partition, the server's address, where the data are
 key key.pub ca.crt start.sh
 """
 
+import socket
+import ssl
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any, final
 from fedq.errors import FedqError
 
 CONNECTION = "lab"  # the name of the SuperLink in Flower's own configuration
+TIMEOUT = 10.0  # seconds to wait for the server
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,19 @@ class _Place:
     def home(self) -> Path:
         """Flower's own home."""
         return self.folder / ".flwr"
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """Trust in the deployment's own CA only."""
+        return ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
+
+    def handshake(self) -> str:
+        """The TLS that the server speaks. SSLCertVerificationError if its certificate is refused, OSError if none."""
+        with (
+            socket.create_connection((self.host, self.port), TIMEOUT) as plain,
+            self.trust.wrap_socket(plain, server_hostname=self.host) as secure,
+        ):
+            return str(secure.version())
 
 
 @final
@@ -92,7 +108,7 @@ def _read(file: Path, what: str, hint: str) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FedqError(
-            "FQ207", f"`{file.parent}` is not {what}: it has no {file.name}", where=f"--dir {file.parent}", hint=hint
+            "FQ207", f"`{file.parent}` is not {what}: it has no {file.name}", where=str(file.parent), hint=hint
         ) from None
     except (OSError, ValueError) as error:
         raise FedqError("FQ207", f"{file.name} cannot be read: {error}", where=str(file), hint=hint) from error

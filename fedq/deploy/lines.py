@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fedq.deploy.layout import CONNECTION, Deployment, Site
-from fedq.errors import FedqError
+from fedq.errors import FedqError, reason
 
 
 def superlink(of: Deployment, bind: str = "0.0.0.0") -> list[str]:
@@ -112,7 +113,7 @@ def connect(of: Deployment) -> None:
 
 
 def asked(line: Sequence[str], of: Deployment, *, timeout: float = 60) -> dict[str, Any]:
-    """What a `flwr` line answers, as JSON. FedqError FQ207 with its words if it fails."""
+    """What a `flwr` line answers, as JSON. FedqError FQ208 if the server does not answer, FQ207 if it says no."""
     connect(of)
     words = [*line, "--format", "json"]
     try:
@@ -120,20 +121,33 @@ def asked(line: Sequence[str], of: Deployment, *, timeout: float = 60) -> dict[s
             words, env=environment(of.home), capture_output=True, text=True, timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired:
-        raise FedqError("FQ207", f"no answer within {timeout:g} s", where=said(line), hint=HINT) from None
+        raise FedqError("FQ208", f"no answer within {timeout:g} s", where=said(line), hint=HINT) from None
     found = _json(done.stdout)
     if done.returncode or not found.get("success", True):
         why = str(found.get("error-message") or done.stderr or done.stdout).strip()
         if "SuperLink is unavailable" in why:
-            hint = f"start it: fedq deploy server --dir {of.folder}; what is wrong: fedq doctor --deploy {of.folder}"
-            raise FedqError(
-                "FQ207",
-                "the server does not answer, or shows a certificate that is refused",
-                where=said(line),
-                hint=hint,
-            )
+            raise unheard(of, said(line))
         raise FedqError("FQ207", why.replace("\n", " "), where=said(line), hint=HINT)
     return found
+
+
+def unheard(of: Deployment | Site, where: str) -> FedqError:
+    """Why nothing is heard of a server: FQ207 if what is there is not the server, FQ208 if it may come yet."""
+    code, why, doctor = "FQ208", "it is just starting", f"fedq doctor --deploy {of.folder}"
+    try:
+        of.handshake()
+    except ssl.SSLCertVerificationError as error:
+        code, why = "FQ207", f"the server's certificate is refused: {error.verify_message.rstrip('.')}"
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+        why = reason(error)
+    except ssl.SSLError:
+        code, why = "FQ207", f"what listens at {of.address} does not speak TLS"
+    except OSError as error:
+        why = reason(error)
+    if code == "FQ207":
+        return FedqError(code, why, where=where, hint=f"{doctor} says more")
+    hint = f"start it: fedq deploy server --dir {of.folder}; what is wrong: {doctor}"
+    return FedqError(code, f"the server does not answer: {why}", where=where, hint=hint)
 
 
 HINT = "fedq doctor --deploy DIR says what is wrong"

@@ -52,8 +52,8 @@ def overview(of: Deployment) -> dict[str, list[dict[str, Any]]]:
 def free_to_start(of: Site, say: Callable[[str], None], seconds: float = HEARTBEATS) -> None:
     """Wait until the server takes the site's client: one that was killed counts as online until its heartbeats end.
 
-    FedqError FQ207 if the server does not know the site's key, or another client of the site stays online. Where the
-    server does not answer there is nothing to wait for: Flower's client tries until it does.
+    FedqError FQ207 if the server does not know the site's key, shows a certificate that is refused, or another client
+    of the site stays online. Where it does not answer nothing is waited for: Flower's client tries until it does.
     """
     ca, key = (of.folder / "ca.crt").read_bytes(), public_pem(of.folder / "key.pub")
     end, told = monotonic() + seconds, False
@@ -61,12 +61,10 @@ def free_to_start(of: Site, say: Callable[[str], None], seconds: float = HEARTBE
         try:
             status = registered(of.address, ca).get(key, "not registered")
         except Exception as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):  # Flower's client would try for ever, and not say why
-                why = str(error).rpartition("certificate verify failed: ")[2].partition(" (_ssl")[0].rstrip(".")
-                hint = f"fedq doctor --deploy {of.folder} says more; on the server: fedq deploy renew"
-                raise FedqError("FQ207", f"the server's certificate is refused: {why}", where=of.address,
-                                hint=hint) from error  # fmt: skip
-            return
+            away = lines.unheard(of, of.address)
+            if away.code == "FQ208":
+                return
+            raise away from error  # Flower's client would try for ever, and not say why
         if status in ("not registered", "unregistered"):
             hint = "on the server: fedq deploy register; fedq doctor --deploy DIR says more"
             raise FedqError("FQ207", f"the server does not know the key of {of.name}", where=str(of.folder), hint=hint)

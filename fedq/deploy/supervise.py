@@ -64,9 +64,9 @@ def follow(
 ) -> Generator[dict[str, Any]]:
     """Play a run on the deployment; yields the lines of its metrics.jsonl as they come.
 
-    FedqError as the server's round loop raised it, or FQ207 when `patience` seconds pass without a server, or Flower
-    runs end without a round. KeyboardInterrupt where somebody stopped the Flower run. Whoever leaves before the end,
-    or closes this, stops it.
+    FedqError as the server's round loop raised it, FQ208 when `patience` seconds pass without a server, FQ207 when it
+    says no or Flower runs end without a round. KeyboardInterrupt where somebody stopped the Flower run. Whoever leaves
+    before the end, or closes this, stops it.
     """
     run, fruitless = open_run(path), 0
     shown = len(run.records())
@@ -96,13 +96,15 @@ def follow(
 
 
 def _submitted(of: Deployment, run: Run, *, timeout: float, wait: float, patience: float, say: Any) -> int:
-    """Submit, and wait for a server that is away."""
+    """Submit, and wait for a server that does not answer; whatever else is wrong is told at once."""
     end, told = monotonic() + patience, False
     while True:
         try:
             return submit(of, run, timeout=timeout, wait=wait)
         except FedqError as error:
-            if monotonic() > end:
+            if error.code == "FQ204":  # not ours to write to
+                raise
+            if error.code != "FQ208" or monotonic() > end:
                 with _held(run.path) as held:
                     held.update(status="failed", error=str(error))
                 error.hint = f"{error.hint}; then: fedq deploy run {run.path} --dir {of.folder}"

@@ -98,10 +98,15 @@ EXPLAINED = {
         "fedq doctor",
     ),
     "FQ207": Explanation(
-        "A deployment is not as it must be: a site's version or number differs from the run's, a "
-        "server or site does not answer, or files of the deployment are missing.",
+        "A deployment is not as it must be: a site's version or number differs from the run's, a site does "
+        "not answer, the server's certificate is refused, or files of the deployment are missing.",
         "The message names the site and what differs.",
         "fedq deploy --help",
+    ),
+    "FQ208": Explanation(
+        "The server of a deployment is not up, or no way leads to it from here.",
+        "Start it, or see what stands between; a run that was begun waits for it as long as --patience says.",
+        "fedq doctor --deploy DIR",
     ),
     "FQ301": Explanation(
         "A client raised an error while it trained or packed its update, and the share of clients that "

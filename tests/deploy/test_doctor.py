@@ -14,9 +14,12 @@ from fedq.deploy import keys
 from fedq.deploy.doctor import examine
 from fedq.deploy.files import init, renew
 from fedq.deploy.layout import Deployment, Site
+from fedq.deploy.lines import unheard
 from fedq.deploy.nodes import free_to_start
 from fedq.errors import FedqError
 from tests.deploy.processes import free_ports
+
+Fedq = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -85,7 +88,7 @@ def remake(deployment: Deployment, hosts: list[str], days: int) -> None:
 
 
 def test_an_expired_certificate(
-    deployment: Deployment, handshakes: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, handshakes: Callable[[], None], monkeypatch: pytest.MonkeyPatch, fedq: Fedq
 ) -> None:
     from datetime import timedelta
 
@@ -103,6 +106,10 @@ def test_an_expired_certificate(
         assert checks["keys"] == (False, "not asked: see tls")
     with pytest.raises(FedqError, match="the server's certificate is refused: certificate has expired"):
         free_to_start(Site.read(deployment.site("site-0")), print)
+    (deployment.folder / "c.toml").write_text("rounds = 1\n")
+    status, _, err = fedq("deploy", "run", str(deployment.folder / "c.toml"), "--dir", str(deployment.folder))
+    assert (status, "waiting" in err) == (4, False)  # patience would not make it valid
+    assert "error[FQ207]: the server's certificate is refused: certificate has expired" in err
 
 
 def test_a_certificate_for_another_name(deployment: Deployment) -> None:
@@ -127,15 +134,18 @@ def test_something_else_listens(deployment: Deployment) -> None:
     with socket.create_server(("127.0.0.1", deployment.port)) as listening:
 
         def talk() -> None:
-            for _ in range(2):
+            for _ in range(3):
                 with listening.accept()[0] as taken:
                     taken.sendall(b"220 mail\r\n")
 
         thread = threading.Thread(target=talk, daemon=True)
         thread.start()
         checks = found(deployment.site("site-0"))
+        said = unheard(deployment, "here")
     assert checks["port"][0]
     assert not checks["tls"][0]
+    assert (said.code, said.message) == ("FQ207", f"what listens at localhost:{deployment.port} does not speak TLS")
+    assert unheard(deployment, "here").message == "the server does not answer: connection refused"
 
 
 def test_renew(deployment: Deployment) -> None:
@@ -148,7 +158,7 @@ def test_renew(deployment: Deployment) -> None:
     assert "10.0.0.7" in checks["names"][1]
 
 
-def test_command(deployment: Deployment, fedq: Callable[..., tuple[int, str, str]]) -> None:
+def test_command(deployment: Deployment, fedq: Fedq) -> None:
     status, out, _ = fedq("doctor", "--deploy", str(deployment.folder))
     assert status == 4
     assert "FAIL  port" in out

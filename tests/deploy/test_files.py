@@ -189,7 +189,7 @@ def test_a_server_that_is_away(fedq: Fedq, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("rounds = 1\n")
     status, _, err = fedq("deploy", "run", "c.toml", "--dir", "moved", "--patience", "0")
     assert status == 4
-    assert "the server does not answer" in err
+    assert "error[FQ208]: the server does not answer: connection refused" in err
     (run,) = tmp_path.glob("runs/*")
     assert f"; then: fedq deploy run runs/{run.name} --dir {tmp_path / 'moved'}" in err
     assert open_run(run).status == "failed"
