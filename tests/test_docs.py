@@ -35,11 +35,12 @@ def test_extending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(names["run"].records()) == 1  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
-    "page",
-    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))],
-)
+PAGES = [p for pattern in ("*.md", "docs/*.md", "experiments/**/README.md") for p in sorted(ROOT.glob(pattern))]
+
+
+@pytest.mark.parametrize("page", [p.relative_to(ROOT).as_posix() for p in PAGES])
 def test_links_and_files_exist(page: str) -> None:
+    """Also the programs that stand beside measured numbers."""
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / page).parent.joinpath(target).exists(), target
@@ -47,6 +48,10 @@ def test_links_and_files_exist(page: str) -> None:
         r"`((?:fedq|tests|kernels|strategies|participation|clients|models|data|grids|cli|report)/[\w./]+\.py)`", text
     ):
         assert (ROOT / file).exists() or (ROOT / "fedq" / file).exists() or "foo.py" in file, file
+    for program in re.findall(r"python (benchmarks/\w+\.py)", text):
+        assert (ROOT / program).exists(), program
+    for module in re.findall(r"python -m ((?:experiments|tests)[.\w]+)", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
 
 
 def commands(page: str) -> list[list[str]]:
