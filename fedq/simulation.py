@@ -45,7 +45,7 @@ def reopen(
     on at its sites.
 
     FedqError FQ203 or FQ204 if there is none or it is in use, FQ205 if it is finished, its data have changed, or what
-    its clients train on and remember is at the sites of a deployment.
+    its clients train on and remember is at the sites of a deployment, or in a simulation's checkpoint.
     """
     run = open_run(path, lock=True)
     try:
@@ -78,6 +78,14 @@ def _rebuilt(run: Run, rounds: int | None, deployed: bool, where: dict[str, Any]
             f"the run is done: {done} rounds",
             where=str(path),
             hint="" if run.about.get("deployed") else f"go on with more: fedq resume {path} --rounds {2 * done}",
+        )
+    saved = run.latest() if deployed and not run.about.get("deployed") else None
+    if saved and saved[2]["clients"]:
+        raise FedqError(
+            "FQ205",
+            "the run was simulated: what its clients remember is in its checkpoint, and sites would begin without it",
+            where=str(path),
+            hint=f"go on with it: fedq resume {path}; or begin it anew: fedq deploy run {path / 'run.toml'}",
         )
     simulation = build(config)
     if run.about.get("data_sha256", simulation.data.checksum) != simulation.data.checksum:

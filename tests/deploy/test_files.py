@@ -25,7 +25,7 @@ from fedq.deploy.layout import Deployment, Site
 from fedq.deploy.supervise import left
 from fedq.errors import FedqError
 from fedq.runs import open_run
-from fedq.simulation import begin
+from fedq.simulation import begin, play
 from tests.deploy.processes import FEDQ
 
 Fedq = Callable[..., tuple[int, str, str]]
@@ -181,6 +181,24 @@ def test_a_run_goes_on_where_its_clients_are(made: Deployment, fedq: Fedq, tmp_p
     assert status == 4
     assert "error[FQ205]: the run was deployed" in err
     assert f"hint: fedq deploy run {run.path}" in err
+
+
+@pytest.mark.parametrize("strategy", ["fedvote", "feddyn"])
+def test_what_simulated_clients_remember_is_not_dropped(fedq: Fedq, tmp_path: Path, strategy: str) -> None:
+    """A run of clients that remember something is refused before it is touched; another is submitted."""
+    init(tmp_path / "deploy", "localhost", 2, port=1)
+    run, simulation = begin(make_config({"client.local_steps": 1}, clients=2, rounds=3, strategy=strategy), tmp_path)
+    rounds = play(run, simulation)
+    next(rounds)
+    rounds.close()  # type: ignore[attr-defined]
+    before = run.about
+    status, _, err = fedq("deploy", "run", str(run.path), "--patience", "0")
+    if strategy == "fedvote":
+        assert (status, "error[FQ208]" in err) == (4, True)
+    else:
+        assert (status, run.about) == (4, before)
+        assert "error[FQ205]: the run was simulated: what its clients remember is in its checkpoint" in err
+        assert f"fedq resume {run.path}; or begin it anew: fedq deploy run {run.path / 'run.toml'}" in err
 
 
 def test_a_server_that_is_away(fedq: Fedq, tmp_path: Path) -> None:
