@@ -1,5 +1,6 @@
 """One client of one round, in this process: nothing is caught, so a debugger sees what the client sees."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from fedq.runs import Run
 from fedq.settings import flatten
 
 
-def play_alone(config: RunConfig, source: Path | None, client: int, round_: int, *, debug: bool) -> int:
-    """Train one client as it would be in round `round_`, and print what it sends.
+def play_alone(config: RunConfig, source: Path | None, client: int, round_: int, *, as_json: bool, debug: bool) -> int:
+    """Train one client as it would be in round `round_`, and print what it sends: as one JSON object, or in words.
 
     The rounds before are played first, or taken from a checkpoint of the run that `source` belongs to. FedqError FQ105
     where there is no such round, or the client does not take part in it, FQ301 where it fails; with `debug` on a
@@ -42,9 +43,15 @@ def play_alone(config: RunConfig, source: Path | None, client: int, round_: int,
             raise FedqError(
                 "FQ301", f"client {client} failed in round {round_}: {said}", where=_place(error), hint=hint
             ) from error
-    told = messages.metrics(reply.content)
+    told, sent = dict(messages.metrics(reply.content)), messages.arrays(reply.content)
+    if as_json:
+        payloads = {n: {"shape": p.shape, "stype": p.stype, "bytes": len(p.data)} for n, p in sent.items()}
+        metrics = {k.replace("-", "_"): v for k, v in told.items()}
+        up_bytes = sum(len(p.data) for p in sent.values())
+        print(json.dumps({"client": client, "round": round_, **metrics, "up_bytes": up_bytes, "payloads": payloads}))
+        return 0
     print(f"client {client} in round {round_}: " + "  ".join(f"{k}={v}" for k, v in told.items()))
-    for name, payload in messages.arrays(reply.content).items():
+    for name, payload in sent.items():
         print(f"  {name}  {tuple(payload.shape)}  {payload.stype}  {len(payload.data)} bytes")
     return 0
 

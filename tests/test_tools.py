@@ -184,6 +184,12 @@ def test_one_client_is_as_in_the_run(fedq: Fedq, tiny: tuple[str, ...], words: t
         assert float(loss) == pytest.approx(second["train_loss"], abs=1e-12)
         if "terngrad" not in words:  # its scales went up first
             assert sum(map(int, re.findall(r"(\d+) bytes", out))) == second["up_bytes"]
+    told = json.loads(fedq("simulate", str(run), "--only-client", "0", "--round", "2", "--json")[1])
+    assert (told["client"], told["round"], told["train_loss"]) == (0, 2, float(loss))
+    assert [(p["stype"], p["bytes"]) for p in told["payloads"].values()] == [
+        (stype, int(n)) for stype, n in re.findall(r"(\S+)  (\d+) bytes", out)
+    ]
+    assert told["up_bytes"] == sum(p["bytes"] for p in told["payloads"].values())
     assert len(list(Path("runs").iterdir())) == 1
 
 

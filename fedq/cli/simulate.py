@@ -78,7 +78,7 @@ def simulate(
     if only_client is not None:
         from fedq.alone import play_alone
 
-        return play_alone(resolved, config, only_client, round_ or 1, debug=debug)
+        return play_alone(resolved, config, only_client, round_ or 1, as_json=json, debug=debug)
     from fedq.cli.playing import play_on_screen
     from fedq.simulation import begin
 
