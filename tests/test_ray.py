@@ -23,6 +23,7 @@ from fedq.kernels import records
 from fedq.rounds import RoundRecord
 from fedq.runs import fingerprint
 from fedq.simulation import begin, play, reopen
+from tests.processes import FEDQ, begun, lines, start, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,7 +32,6 @@ pytestmark = [
 ]
 
 RAY = str(Path(sys.executable).parent / "ray")
-FEDQ = [sys.executable, "-c", "from fedq.cli import main; main()"]
 SMALL: dict[str, Any] = {
     "clients": 20, "rounds": 3, "client.batch_size": 16, "model.hidden": [16], "seed": 3, "data.partition": "iid",
 }  # fmt: skip
@@ -172,11 +172,6 @@ def simulate(folder: Path, *flags: str, **env: str) -> dict[str, Any]:
     return totals
 
 
-def lines(run: Path) -> list[dict[str, Any]]:
-    text = (run / "metrics.jsonl").read_text()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in text.split("\n")[:-1]]
-
-
 @pytest.fixture(scope="module")
 def straight() -> Straight:
     """The lines of so many rounds in this process, and the fingerprint of the last model."""
@@ -199,22 +194,9 @@ def sha(run: Path) -> str:
 
 def started(folder: Path, round_: int) -> tuple["subprocess.Popen[str]", Path]:
     """A process that plays on Ray, once `round_` rounds are in its run directory; it would not end by itself."""
-    words = [*FEDQ, "simulate", *SHORT, "--rounds", "100000", "--workers", "2"]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(words, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-    until(process, lambda: any(f.read_text().count("\n") >= round_ for f in folder.glob("runs/*/metrics.jsonl")))
-    return process, next(folder.glob("runs/*"))
-
-
-def until(process: "subprocess.Popen[str]", true: Callable[[], bool]) -> None:
-    """Wait while the process runs and it is not yet `true`."""
-    for _ in range(20_000):
-        if true():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.kill()
-    raise AssertionError("it was never true")
+    words = ["simulate", *SHORT, "--rounds", "100000", "--workers", "2"]
+    process = start(folder, *words, start_new_session=True)
+    return process, begun(folder / "runs", round_, process)
 
 
 def workers(of: int) -> list[int]:
@@ -239,9 +221,9 @@ def test_killed_workers_are_said_on_screen(straight: Straight, tmp_path: Path) -
     for worker in workers(process.pid):
         os.kill(worker, signal.SIGKILL)
     said = "its clients are played again"
-    until(process, lambda: said in (run / "log.txt").read_text())
+    until(lambda: said in (run / "log.txt").read_text(), process)
     played_by_then = len(lines(run))
-    until(process, lambda: len(lines(run)) > played_by_then)
+    until(lambda: len(lines(run)) > played_by_then, process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err

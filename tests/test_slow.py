@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.processes import FEDQ, begun, lines, start, until
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parent.parent
-FEDQ = [sys.executable, "-c", "from fedq.cli import main; main()"]
 SHORT = ["--clients", "8", "--rounds", "30", "--local-steps", "5", "--batch-size", "16", "--seed", "5"]
 
 
@@ -24,27 +25,6 @@ def simulate(folder: Path, *flags: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     totals: dict[str, Any] = json.loads(done.stdout)
     return totals
-
-
-def lines(folder: Path, run_dir: str) -> list[dict[str, Any]]:
-    text = (folder / run_dir / "metrics.jsonl").read_text()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in text.splitlines()]
-
-
-def start(folder: Path, *words: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen([*FEDQ, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_round(folder: Path, round_: int) -> Path:
-    """The run directory in `folder`, when `round_` rounds are in it."""
-    for _ in range(12_000):
-        for run in (folder / "runs").glob("*"):
-            metrics = run / "metrics.jsonl"
-            begun = list((run / "checkpoints").glob("round_*.npz"))
-            if begun and (round_ == 0 or (metrics.exists() and metrics.read_text().count("\n") >= round_)):
-                return run
-        time.sleep(0.01)
-    raise AssertionError("the run did not begin")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +36,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def test_two_processes_give_the_same_bits(straight: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, totals = straight
     again = simulate(tmp_path, *SHORT, "--workers", "2", "--engine", "local")
-    assert lines(tmp_path, again["run_dir"]) == lines(folder, totals["run_dir"])
+    assert lines(tmp_path / again["run_dir"]) == lines(folder / totals["run_dir"])
     assert again["weights_sha256"] == totals["weights_sha256"]
 
 
@@ -65,7 +45,7 @@ def test_kill_and_resume(straight: tuple[Path, dict[str, Any]], tmp_path: Path, 
     """kill -9 at a random moment of a random round; the resumed run ends with the same weights and metrics."""
     moment = random.Random(point)
     process = start(tmp_path, "simulate", *SHORT)
-    run = wait_for_round(tmp_path, moment.randrange(29))
+    run = begun(tmp_path / "runs", moment.randrange(29), process)
     time.sleep(moment.uniform(0, 0.1))
     process.kill()
     process.communicate()
@@ -78,7 +58,7 @@ def test_kill_and_resume(straight: tuple[Path, dict[str, Any]], tmp_path: Path, 
         assert done.returncode == 0, done.stderr
         resumed = json.loads(done.stdout)
     assert resumed["weights_sha256"] == totals["weights_sha256"]
-    assert lines(tmp_path, str(run)) == lines(folder, totals["run_dir"])
+    assert lines(run) == lines(folder / totals["run_dir"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -87,30 +67,28 @@ def test_interrupt(tmp_path: Path, number: int) -> None:
     away = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     process = start(tmp_path, "simulate", *SHORT, "--rounds", "100000")  # no signal comes after the last
     signal.signal(signal.SIGHUP, away)
-    run = wait_for_round(tmp_path, 3)
+    run = begun(tmp_path / "runs", 3, process)
     process.send_signal(signal.SIGHUP)
-    wait_for_round(tmp_path, len(lines(tmp_path, str(run))) + 3)
+    begun(tmp_path / "runs", len(lines(run)) + 3, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"fedq resume runs/{run.name}" in err
     assert "Traceback" not in out + err
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"
-    rounds = ["--rounds", str(len(lines(tmp_path, str(run))) + 2)]
+    rounds = ["--rounds", str(len(lines(run)) + 2)]
     done = subprocess.run([*FEDQ, "resume", str(run), *rounds, "--json"], cwd=tmp_path, capture_output=True, text=True)
     (tmp_path / "straight").mkdir()
     straight = simulate(tmp_path / "straight", *SHORT, *rounds)
     assert json.loads(done.stdout)["weights_sha256"] == straight["weights_sha256"]
-    assert lines(tmp_path, str(run)) == lines(tmp_path / "straight", straight["run_dir"])
+    assert lines(run) == lines(tmp_path / "straight" / straight["run_dir"])
 
 
 def test_interrupt_twice(tmp_path: Path) -> None:
     """The second does not wait for the round, which takes a while."""
     process = start(tmp_path, "simulate", *SHORT, "--local-steps", "100000")
-    run = wait_for_round(tmp_path, 0)
-    while not (run / "log.txt").exists():  # signals are heard before it is opened
-        assert process.poll() is None
-        time.sleep(0.01)
+    run = begun(tmp_path / "runs", 0, process)
+    until((run / "log.txt").exists, process)  # signals are heard before it is opened
     process.send_signal(signal.SIGINT)
     assert process.stderr
     said = ""
@@ -122,12 +100,12 @@ def test_interrupt_twice(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "stopped in the first round" in err
     assert "Traceback" not in err
-    assert lines(tmp_path, str(run)) == []
+    assert lines(run) == []
 
 
 def test_a_run_in_use(tmp_path: Path) -> None:
     process = start(tmp_path, "simulate", *SHORT, "--rounds", "1000")
-    run = wait_for_round(tmp_path, 1)
+    run = begun(tmp_path / "runs", 1, process)
     try:
         for words in (["resume", str(run)], ["simulate", *SHORT, "--rounds", "1000"]):
             second = subprocess.run([*FEDQ, *words], cwd=tmp_path, capture_output=True, text=True)

@@ -5,7 +5,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from fedq.errors import FedqError
 from fedq.runs import open_run
+from tests.processes import lines, start, until
 
 Fedq = Callable[..., tuple[int, str, str]]
 GRID = ("--grid", "strategy=fedvote,fedavg", "--grid", "seed=0..1")
@@ -109,25 +109,27 @@ def test_it_goes_on_past_a_failure_and_does_what_is_missing(tmp_path: Path, tiny
 
 @pytest.mark.slow
 def test_stopped_and_gone_on_with_it_ends_in_the_same_bits(tmp_path: Path, tiny: tuple[str, ...]) -> None:
-    words = [*fixed(tiny), "--set", "rounds=300", "--grid", "seed=0..1", "-j", "2", "--json"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fedq", "sweep", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    for _ in range(3000):
-        if any(m.read_text().count("\n") > 2 for m in tmp_path.glob("runs/*/metrics.jsonl")):
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert all(open_run(p).status in ("interrupted", "killed", "done") for p in tmp_path.glob("runs/*"))
-    done = run(tmp_path, "sweep", *words)
-    assert done.returncode == 0, done.stderr
-    swept = {r["varied"]["seed"]: open_run(tmp_path / r["run_dir"]).about for r in json.loads(done.stdout)["runs"]}
-    straight = json.loads(
-        run(tmp_path, "simulate", *tiny, "--rounds", "300", "--seed", "1", "--out", "x", "--json").stdout
-    )
-    assert swept[1]["weights_sha256"] == straight["weights_sha256"]
+    """Each run finishes its round, and the same command goes on with it; the signals come long before the last."""
+    words = [*fixed(tiny), "--set", "rounds=100000", "--grid", "seed=0..1", "-j", "2", "--json"]
+    for _ in range(2):
+        process = start(tmp_path, "sweep", *words)
+        played = {path: len(lines(path)) for path in tmp_path.glob("runs/*")}
+
+        def further(played: dict[Path, int] = played) -> bool:
+            runs = list(tmp_path.glob("runs/*"))
+            return len(runs) == 2 and all(len(lines(path)) > played.get(path, 0) for path in runs)
+
+        until(further, process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 130, err
+        assert [row["state"] for row in json.loads(out)["runs"]] == ["interrupted"] * 2
+    (second,) = tmp_path.glob("runs/fedvote-digits-s1-*")
+    assert len(open_run(second).about["resumed_at"]) == 1
+    last = str(len(lines(second)) + 2)
+    resumed = run(tmp_path, "resume", str(second), "--rounds", last, "--json")
+    straight = run(tmp_path, "simulate", *tiny, "--rounds", last, "--seed", "1", "--out", "x", "--json")
+    assert json.loads(resumed.stdout)["weights_sha256"] == json.loads(straight.stdout)["weights_sha256"]
 
 
 def test_malformed_grids_are_told_by_name() -> None:

@@ -1,18 +1,16 @@
 """Real processes of a deployment on loopback, ended whatever happens."""
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-FEDQ = [sys.executable, "-c", "from fedq.cli import main; main()"]
+from tests.processes import FEDQ, until
 
 
 def free_ports(n: int) -> int:
@@ -74,15 +72,9 @@ class Cluster:
 
     def start_server(self) -> None:
         self.start("server", "deploy", "server", "--bind", "0.0.0.0" if self.spaces else "127.0.0.1")
-        end = time.monotonic() + 240
         connect = f"import socket; socket.create_connection(({self.host!r}, {self.port}), 2)"
-        while time.monotonic() < end:
-            line = [*self._inside("server"), sys.executable, "-c", connect]
-            if subprocess.run(line, capture_output=True).returncode == 0:
-                return
-            assert self.processes["server"].poll() is None, (self.folder / "server.log").read_text()
-            time.sleep(0.2)
-        raise AssertionError("the server did not start")
+        line = [*self._inside("server"), sys.executable, "-c", connect]
+        until(lambda: subprocess.run(line, capture_output=True).returncode == 0, self.processes["server"])
 
     def start_site(self, k: int, *words: object) -> None:
         self.start(f"site-{k}", "deploy", "client", "--dir", f"deploy/site-{k}", *words)
@@ -121,28 +113,3 @@ class Cluster:
                 if str(self.folder).encode() in text:
                     found.append(int(entry.name))
         return found
-
-    def run_dir(self, out: str = "runs", seconds: float = 300) -> Path:
-        """The directory of the run that was begun last."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            runs = sorted((self.folder / out).glob("*/run.json"), key=lambda f: f.stat().st_ctime)
-            if runs:
-                return runs[-1].parent
-            time.sleep(0.1)
-        raise AssertionError("no run was begun")
-
-    def wait_for(self, run: Path, round_: int, seconds: float = 600) -> None:
-        """Wait until that round is in metrics.jsonl."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if len(lines(run)) >= round_:
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"round {round_} was not played: {(run / 'run.json').read_text()}")
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl."""
-    file = run / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().split("\n")[:-1]] if file.exists() else []

@@ -25,8 +25,9 @@ from fedq.kernels import active
 from fedq.privacy.ledger import Ledger
 from fedq.runs import open_run
 from tests.deploy.bare_node import BareNode, connected
-from tests.deploy.processes import Cluster, free_ports, lines
+from tests.deploy.processes import Cluster, free_ports
 from tests.deploy.test_sites import TEXTS, model, play, simulated
+from tests.processes import begun, lines, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -105,14 +106,13 @@ def test_a_run_that_is_left(cluster: Cluster, number: int, when: str) -> None:
     endless, name = write(cluster.folder, {**SMALL, "rounds": 100_000}), f"left-{number}"
     process = cluster.start(name, "deploy", "run", endless, "--out", name)
     log = cluster.folder / f"{name}.log"
-    while when not in log.read_text():
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.05)
+    until(lambda: when in log.read_text(), process)
     process.send_signal(number)
     assert process.wait(120) == 130
     del cluster.processes[name]
     assert "Traceback" not in log.read_text()
-    run = open_run(cluster.run_dir(name))
+    (path,) = (cluster.folder / name).iterdir()
+    run = open_run(path)
     assert f"go on: fedq deploy run {name}/{run.path.name}" in log.read_text()
     assert run.status == "interrupted"
     (last, *_), played = run.latest() or (0,), len(run.records())
@@ -200,15 +200,14 @@ def test_faults(tmp_path: Path) -> None:
             bad = threading.Thread(target=hostile, args=(node, 3, stop))
             bad.start()
             try:
-                cluster.start("run", "deploy", "run", write(tmp_path, settings), "--timeout", "120", "--json")
-                run = cluster.run_dir()
-                cluster.wait_for(run, 1)
+                process = cluster.start("run", "deploy", "run", write(tmp_path, settings), "--timeout", "120", "--json")
+                run = begun(tmp_path / "runs", 1, process)
                 cluster.kill("site-1")  # its reply to the next message takes a new process
                 cluster.start_site(1)
-                cluster.wait_for(run, 2)
+                until(lambda: len(lines(run)) >= 2, process)
                 cluster.kill("server")
                 cluster.start_server()
-                assert cluster.processes["run"].wait(900) == 0
+                assert process.wait(900) == 0
             finally:
                 stop.set()
                 bad.join()
@@ -298,12 +297,12 @@ def test_private_clients_with_data_of_their_own(texts: Path, tmp_path: Path) -> 
             cluster.stop_site(k)
             cluster.start_site(k, "--data-dir", own[k])
         made = {**TEXTS, "data.dir": str(texts), "rounds": 2, "seed": 3}
-        cluster.start("run", "deploy", "run", write(tmp_path, made), "--out", "private", "--timeout", "300", "--json")
-        run = cluster.run_dir("private")
-        cluster.wait_for(run, 1)
+        words = ["--out", "private", "--timeout", "300", "--json"]
+        process = cluster.start("run", "deploy", "run", write(tmp_path, made), *words)
+        run = begun(tmp_path / "private", 1, process)
         cluster.kill("site-0")
         cluster.start_site(0)
-        assert cluster.processes["run"].wait(900) == 0
+        assert process.wait(900) == 0
         found, log = lines(run), (run / "log.txt").read_text()
         spent = [
             json.loads(next(cluster.folder.glob(f"deploy/site-{k}/state/*.ledger.json")).read_text()) for k in range(3)

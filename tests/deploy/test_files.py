@@ -26,7 +26,7 @@ from fedq.deploy.supervise import left
 from fedq.errors import FedqError
 from fedq.runs import open_run
 from fedq.simulation import begin, play
-from tests.deploy.processes import FEDQ
+from tests.processes import FEDQ
 
 Fedq = Callable[..., tuple[int, str, str]]
 

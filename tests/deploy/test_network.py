@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from fedq.config import make_config
-from tests.deploy.processes import Cluster, lines
+from tests.deploy.processes import Cluster
 from tests.deploy.test_deployed import SMALL, write
 from tests.deploy.test_sites import model, simulated
+from tests.processes import begun, lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -58,14 +59,13 @@ def test_a_link_that_is_cut(spaces: list[str], tmp_path: Path) -> None:
     settings = {**SMALL, "strategy": "fedvote", "rounds": 3}
     with Cluster(tmp_path, 3, host="10.77.0.1", spaces=spaces) as cluster:
         cluster.start_all()
-        cluster.start("run", "deploy", "run", write(tmp_path, settings), "--timeout", "300", "--json")
-        run = cluster.run_dir()
-        cluster.wait_for(run, 1)
+        process = cluster.start("run", "deploy", "run", write(tmp_path, settings), "--timeout", "300", "--json")
+        run = begun(tmp_path / "runs", 1, process)
         time.sleep(3)
         ip("link", "set", f"{TAG}v2", "down")
         time.sleep(10)
         ip("link", "set", f"{TAG}v2", "up")
-        assert cluster.processes["run"].wait(900) == 0
+        assert process.wait(900) == 0
         found = lines(run)
     config = make_config({**settings, "clients": 3})
     here = simulated(config)
