@@ -80,7 +80,7 @@ def server(
 
     of = Deployment.read(folder)
     not_twice(of.folder / "server.pid", "the server")
-    free_port(bind, of.port)
+    free_port(bind, of.port, "choose another: fedq deploy init --port")
     lines.become(lines.superlink(of, bind), of.home, of.folder / "server.pid")
 
 
@@ -117,7 +117,7 @@ def client(
 
     from fedq.deploy import lines
     from fedq.deploy.layout import Site
-    from fedq.deploy.nodes import free_to_start, not_twice
+    from fedq.deploy.nodes import free_port, free_to_start, not_twice
     from fedq.errors import FedqError
 
     of = Site.read(folder)
@@ -127,7 +127,9 @@ def client(
             raise FedqError("FQ201", f"there is no folder `{data_dir}`", where=f"--data-dir {data_dir}")
         of = replace(of, data_dir=str(data_dir.expanduser().resolve()))
         of.write()
+    of.trust()
     of.home.mkdir(exist_ok=True, mode=0o700)
+    free_port("127.0.0.1", of.runtime_port, f"change runtime_port in {of.folder / 'site.toml'}")
     free_to_start(of, lambda text: print(text, file=sys.stderr, flush=True))
     lines.become(lines.supernode(of), of.home, of.folder / "client.pid")
 

@@ -40,9 +40,9 @@ def run_on_screen(
     run.release()
     if again:
         _check_fit(of, simulation.config)
-    status = EXIT_DONE
+    sites, status = f"{len(of.sites)} site" + "s" * (len(of.sites) > 1), EXIT_DONE
     with as_interrupts(), Screen(simulation, json=as_json, quiet=quiet) as screen:
-        screen.say(plan(simulation, str(run.path), workers=f"{len(of.sites)} sites of {of.address}"))
+        screen.say(plan(simulation, str(run.path), workers=f"{sites} of {of.address}"))
         try:
             with closing(follow(of, run.path, **waits, say=screen.say)) as found:
                 for line in found:

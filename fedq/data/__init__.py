@@ -67,7 +67,7 @@ def load(
                 "FQ101",
                 f"unknown data set `{name}`",
                 key="data.name",
-                hint=f"{nearest(name, DATA)} Data sets of the hub are written owner/name",
+                hint=f"{nearest(name, DATA)}; data sets of the hub are written owner/name",
             )
         from fedq.data import hub
 

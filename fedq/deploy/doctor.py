@@ -199,7 +199,8 @@ class _Patient:
         """What the server answers to a GET: the body, and its date."""
         import httpx
 
-        answer = httpx.get(f"https://{self._of.address}{path}", verify=self._of.trust, timeout=TIMEOUT, trust_env=False)
+        url, trust = f"https://{self._of.address}{path}", self._of.trust()
+        answer = httpx.get(url, verify=trust, timeout=TIMEOUT, trust_env=False)
         answer.raise_for_status()
         return answer.text, answer.headers["date"]
 

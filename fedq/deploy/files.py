@@ -64,7 +64,7 @@ def _check_host(name: str, flag: str) -> None:
     try:
         ip_address(name)
     except ValueError:
-        if not re.fullmatch(r"(?=.{1,253}$)([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.?)+", name):
+        if not re.fullmatch(r"(?=.{1,253}$)(?!.*(^|\.)\d+\.?$)([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.?)+", name):
             hint = "give a name such as fl.example.org, or an address such as 10.1.2.3; the port is --port"
             raise FedqError("FQ106", f"`{name}` is no host", where=f"{flag} {name}", hint=hint) from None
 

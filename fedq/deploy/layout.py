@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from fedq.errors import FedqError
+from fedq.errors import FedqError, reason
 
 CONNECTION = "lab"  # the name of the SuperLink in Flower's own configuration
 TIMEOUT = 10.0  # seconds to wait for the server
@@ -43,16 +43,22 @@ class _Place:
         """Flower's own home."""
         return self.folder / ".flwr"
 
-    @property
     def trust(self) -> ssl.SSLContext:
-        """Trust in the deployment's own CA only."""
-        return ssl.create_default_context(cafile=str(self.folder / "ca.crt"))
+        """Trust in the deployment's own CA only. FedqError FQ207 if its certificate cannot be read."""
+        file = self.folder / "ca.crt"
+        try:
+            return ssl.create_default_context(cafile=str(file))
+        except OSError as error:
+            why = "it holds no certificate" if isinstance(error, ssl.SSLError) else reason(error)
+            said = f"the CA's certificate cannot be read: {why}"
+            hint = "take ca.crt from the server's folder, or from a copy"
+            raise FedqError("FQ207", said, where=str(file), hint=hint) from error
 
     def handshake(self) -> str:
         """The TLS that the server speaks. SSLCertVerificationError if its certificate is refused, OSError if none."""
         with (
             socket.create_connection((self.host, self.port), TIMEOUT) as plain,
-            self.trust.wrap_socket(plain, server_hostname=self.host) as secure,
+            self.trust().wrap_socket(plain, server_hostname=self.host) as secure,
         ):
             return str(secure.version())
 

@@ -114,6 +114,7 @@ def connect(of: Deployment) -> None:
 
 def asked(line: Sequence[str], of: Deployment, *, timeout: float = 60) -> dict[str, Any]:
     """What a `flwr` line answers, as JSON. FedqError FQ208 if the server does not answer, FQ207 if it says no."""
+    of.trust()
     connect(of)
     words = [*line, "--format", "json"]
     try:

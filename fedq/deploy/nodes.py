@@ -1,5 +1,6 @@
 """Sites as the server knows them: registering, who is online, and stopping what was started."""
 
+import errno
 import json
 import os
 import signal
@@ -86,15 +87,17 @@ def not_twice(mark: Path, what: str) -> None:
         raise FedqError("FQ207", f"{what} runs already, as process {process}", where=str(mark.parent), hint=hint)
 
 
-def free_port(bind: str, port: int) -> None:
-    """FedqError FQ207 if nobody can listen there."""
+def free_port(bind: str, port: int, hint: str) -> None:
+    """FedqError FQ207 if nobody can listen there; `hint` says what to do where somebody does already."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind((bind, port))
     except OSError as error:
-        hint = "stop what listens there, or choose another: fedq deploy init --port"
-        raise FedqError("FQ207", f"nobody can listen at {bind}:{port}: {error.strerror}", hint=hint) from error
+        taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        hint = f"stop what listens there, or {hint}" if taken else "0.0.0.0 stands for all addresses of this machine"
+        said = f"nobody can listen at {bind}:{port}: {(error.strerror or str(error)).lower()}"
+        raise FedqError("FQ207", said, hint=hint) from error
 
 
 def public_pem(file: Path) -> bytes:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Thread
@@ -132,7 +133,7 @@ def test_keys_are_never_replaced(made: Deployment, fedq: Fedq) -> None:
     assert (made.folder / "ca.key").read_bytes() == before
 
 
-@pytest.mark.parametrize("host", ["bad host", "fl.example.org:8000", "-x", "https://fl.example.org", ""])
+@pytest.mark.parametrize("host", ["bad host", "fl.example.org:8000", "-x", "https://fl.example.org", "10.1.2.300", ""])
 def test_a_host_that_is_none(host: str, fedq: Fedq, tmp_path: Path) -> None:
     status, _, err = fedq("deploy", "init", f"--host={host}", "--clients", "2")
     assert status == 2
@@ -256,9 +257,29 @@ def test_a_port_that_is_taken(fedq: Fedq, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         init(tmp_path / "deploy", "localhost", 1, port=taken.getsockname()[1])
         status, _, err = fedq("deploy", "server", "--bind", "127.0.0.1")
-    assert status == 4
-    assert "nobody can listen at 127.0.0.1" in err
-    assert not (tmp_path / "deploy" / "server.pid").exists()
+        assert status == 4
+        assert "nobody can listen at 127.0.0.1" in err
+        assert "choose another: fedq deploy init --port" in err
+        site = Site.read(tmp_path / "deploy" / "site-0")
+        replace(site, runtime_port=site.port).write()
+        status, _, err = fedq("deploy", "client", "--dir", "deploy/site-0")
+        assert status == 4
+        assert f"change runtime_port in {site.folder / 'site.toml'}" in err
+    status, _, err = fedq("deploy", "server", "--bind", "nowhere.invalid")
+    assert (status, "0.0.0.0 stands for all addresses" in err) == (4, True)
+    assert not [*tmp_path.rglob("*.pid")]
+
+
+def test_a_ca_that_cannot_be_read(fedq: Fedq, tmp_path: Path) -> None:
+    """It is told before Flower is asked, at the server and at a site."""
+    init(tmp_path / "deploy", "localhost", 1, port=1)
+    for words, folder in ((("status",), "deploy"), (("client",), "deploy/site-0")):
+        (tmp_path / folder / "ca.crt").write_text("not a certificate")
+        status, _, err = fedq("deploy", *words, "--dir", folder)
+        assert (status, "error[FQ207]: the CA's certificate cannot be read: it holds no" in err) == (4, True)
+        (tmp_path / folder / "ca.crt").unlink()
+        status, _, err = fedq("deploy", *words, "--dir", folder)
+        assert (status, "cannot be read: no such file or directory" in err) == (4, True)
 
 
 def test_nothing_in_the_home(fedq: Fedq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
