@@ -16,11 +16,11 @@ from fedq.kernels._reference_dense import exponential
 class Rates(NamedTuple):
     """What a step of Adam moves by (Kingma and Ba 2015, algorithm 1, both halves of its fraction times a constant)."""
 
-    to_m: float
-    to_v: float
-    keeps: float  # what v keeps
-    rate: float
-    floor: float  # below m is the root of v, and this
+    to_m: float  # m goes this share of its way to g
+    to_v: float  # of g^2, this is added to v
+    keeps: float  # and this is what v keeps of itself
+    rate: float  # weights move by rate * m / (sqrt(v) + floor)
+    floor: float
 
     @classmethod
     def at(cls, t: int, lr: float, beta1: float, beta2: float, epsilon: float) -> "Rates":
