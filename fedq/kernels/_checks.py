@@ -1,5 +1,6 @@
 """What native code takes on trust, checked: element type, contiguity, lengths. ValueError where it is wrong."""
 
+from collections.abc import Sequence
 from ctypes import addressof, c_char
 from typing import Any
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedq.kernels._reference import BUCKET, F32, I8, U8
 from fedq.kernels._reference_votes import Numbers, Rows
+from fedq.rng import Key
 
 MOST = 1 << 32  # coordinates: indices of 32 bits, and Philox blocks below 2^32
 
@@ -97,3 +99,8 @@ def checked_weights(weights: Numbers, n: int) -> Numbers:
     if weights.dtype == np.int32 and np.abs(weights, dtype=np.float64).sum() >= 2**31:
         raise ValueError("the sum of the integer weights must stay below 2^31")
     return weights
+
+
+def parts_of(keys: Sequence[Key]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The seeds, and the streams."""
+    return np.array([key.seed for key in keys], np.uint64), np.array([key.stream for key in keys], np.uint64)

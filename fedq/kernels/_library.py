@@ -52,7 +52,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # result, parameters; those of nati
     "dense_gradient": (_I, _P, _N, _P, _N, _N, _N, _P, _S, _P, _S, _P, _S, _P, _P),
     "adam": (None, _P, _P, _P, _P, _P, _F, _F, _F, _F, _F, _F, _N),
     "tanh_half": (None, _P, _P, _N),
-    "random_words": (None, _P, _P, _N, _P, _N, _N),
+    "random_words": (None, _P, _P, _N, _P, _N),
     "floor_read": (_N, _P, _N),
     "floor_write": (None, _P, _N),
     "planes_sum": (None, _P, _P, _I, _I, _F, _I, _P, _N, _N),

@@ -22,6 +22,7 @@ from fedq.kernels._checks import (
     codes_of,
     length,
     output,
+    parts_of,
     planes_of,
     plus_minus,
     pointers_to,
@@ -36,16 +37,6 @@ from fedq.rng import Key
 _FLOAT, _BITS = Struct("<f"), Struct("<I")
 _SLICE = 4096  # slices begin at its multiples: whole bytes, Philox tiles and QSGD buckets
 _SLICE_BASE3 = 20480  # ... and whole blocks of 320 trits
-
-
-# ------------------------------------------------------------------------------------------------- random bits
-
-
-def random_words(keys: Sequence[Key], n: int, *, out: U32 | None = None, threads: int = 1) -> U32:
-    """See `_reference`."""
-    out = output(out, np.uint32, (len(keys), n))
-    _sliced("random_words", (*_parts(keys), n, address(out)), len(keys), threads, 1)
-    return out
 
 
 # ------------------------------------------------------------------------------------------------- one bit a weight
@@ -370,13 +361,8 @@ def _encode_rows(kind: int, x_KD: F32, keys: Sequence[Key], *, out: U8 | None, t
     if len(keys) != K or d >= MOST:
         raise ValueError(f"{len(keys)} keys for an array of shape {x_KD.shape}")
     out = output(out, np.uint8, (K, *planes, -(-d // 8)))
-    _sliced("encode_rows", (checked(x_KD, np.float32), d, *_parts(keys), kind, address(out)), K, threads, 1)
+    _sliced("encode_rows", (checked(x_KD, np.float32), d, *parts_of(keys), kind, address(out)), K, threads, 1)
     return out
-
-
-def _parts(keys: Sequence[Key]) -> tuple[NDArray[np.uint64], ...]:
-    """The seeds, and the streams."""
-    return tuple(np.array([key[i] for key in keys], np.uint64) for i in range(2))
 
 
 def _blocks(kernel: str, arguments: tuple[Any, ...], d: int, threads: int) -> list[Any]:

@@ -1,15 +1,24 @@
-"""Native kernels of local training, under the names of the specification: gradients of dense networks, steps."""
+"""Native kernels of local training, under the names of the specification: order, gradients, steps."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedq.kernels import _native
-from fedq.kernels._checks import address, checked, output
-from fedq.kernels._reference import F32
+from fedq.kernels._checks import address, checked, output, parts_of
+from fedq.kernels._reference import F32, U32
 from fedq.kernels._reference_dense import I64, Chain, checked_batches, raise_for_labels
 from fedq.kernels._reference_steps import Rates
+from fedq.rng import Key
+
+
+def random_words(keys: Sequence[Key], n: int) -> U32:
+    """See `_reference`."""
+    words, (seeds, streams) = np.empty((len(keys), n), np.uint32), parts_of(keys)
+    _native.call("random_words", address(seeds), address(streams), n, address(words), len(keys))
+    return words
 
 
 def dense_gradient(chain: Chain, w_KD: F32, x_KB: F32, labels_KB: I64) -> tuple[F32, F32]:

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedq.kernels import _native, _native_training, _reference_steps
+from fedq.kernels._reference import random_words
 from fedq.kernels._reference_steps import Rates, adam_, tanh_half
+from fedq.rng import Key
 from tests.kernels.cores import FOUND, ISAS, alike, each_core, same, unaligned
 
 native = pytest.mark.skipif(not ISAS, reason="no native kernels are installed")
@@ -41,6 +43,17 @@ def test_every_core_has_the_specifications_bits(shape, seed, strange, latent):
     for isa in each_core():
         assert alike(two_steps(_native_training, shape, seed, strange, latent), expected), isa
         assert alike(two_steps(_native_training, shape, seed, strange, latent, unaligned), expected), isa
+
+
+@native
+def test_every_core_has_the_same_random_words():
+    """A shorter row is a longer one's beginning."""
+    keys = [Key(5 * k, 2**40 + k) for k in range(7)]
+    longest = random_words(keys, 1001)
+    for _ in each_core():
+        for n in (0, 1, 3, 4, 5, 37, 1001):
+            assert same(_native_training.random_words(keys, n), np.ascontiguousarray(longest[:, :n]))
+        assert same(_native_training.random_words([], 5), random_words([], 5))
 
 
 @pytest.mark.parametrize("latent", [False, True])

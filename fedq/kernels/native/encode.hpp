@@ -248,9 +248,9 @@ void encode_ternary_threshold(const float* v, float t, u8* pos, u8* neg, u64 beg
   });
 }
 
-// The first n words of the streams [begin, end), word i from block i / 4.
-void random_words(const u64* seeds, const u64* streams, u64 n, u32* out, u64 begin, u64 end) {
-  for (u64 k = begin; k < end; ++k) {
+// The first n words of each of K streams, word i from block i / 4.
+void random_words(const u64* seeds, const u64* streams, u64 n, u32* out, u64 K) {
+  for (u64 k = 0; k < K; ++k) {
     const Philox philox(seeds[k], streams[k]);
     u32 *to = out + k * n, last[4];
     for (u64 b = 0; b < n / 4; ++b) philox.block(b, 0, to + 4 * b);
