@@ -129,8 +129,8 @@ def client(
         of.write()
     of.trust()
     of.home.mkdir(exist_ok=True, mode=0o700)
-    free_port("127.0.0.1", of.runtime_port, f"change runtime_port in {of.folder / 'site.toml'}")
     free_to_start(of, lambda text: print(text, file=sys.stderr, flush=True))
+    free_port("127.0.0.1", of.runtime_port, f"change runtime_port in {of.folder / 'site.toml'}")
     lines.become(lines.supernode(of), of.home, of.folder / "client.pid")
 
 
