@@ -31,7 +31,16 @@ from fedq.data.population import Drawn, shares
 from fedq.data.proxy import hold_proxy
 from fedq.data.text import TextInputs
 from fedq.errors import FedqError
-from fedq.fit import check_added, check_client, check_disjoint, check_ledgers, check_norms, check_proxy, device
+from fedq.fit import (
+    check_added,
+    check_client,
+    check_disjoint,
+    check_ledgers,
+    check_norms,
+    check_proxy,
+    check_shared,
+    device,
+)
 from fedq.grids import Crew, LocalGrid, SimulatedGrid
 from fedq.kernels import codec, records
 from fedq.kernels.records import Arrays
@@ -126,7 +135,8 @@ def build(config: RunConfig, site: tuple[int, Dataset] | None = None) -> Simulat
             server.setup.participation.expected()  # rates above 1 are told now
         initial = server.initial(drawn, ground.blueprint.hidden(), top.seed)
         (data, own), trained = ground.data, sum(x.size for x in initial.values())
-        warned = (*check_norms(config, ground.blueprint), *check_proxy(config, own), *parts.warnings)
+        shared = check_shared(config, ground.held, len(data.train))
+        warned = (*check_norms(config, ground.blueprint), *check_proxy(config, own), *shared, *parts.warnings)
         if parts.trainer.private:
             check_disjoint(config, ground.held)
             sizes = {parts.trainer.examples(k) for k in range(top.clients)}

@@ -48,6 +48,15 @@ def check_disjoint(config: RunConfig, held: Any) -> None:
         )
 
 
+def check_shared(config: RunConfig, held: Any, examples: int) -> Iterator[str]:
+    """A warning where clients draw their examples, and nobody asked for it."""
+    if isinstance(held, Drawn) and config.top.data.per_client is None:
+        yield (
+            f"{len(held)} clients are more than the {examples} examples: each draws its own from all of them, "
+            "so clients share examples (data.per_client says how many)"
+        )
+
+
 def check_ledgers(spent: Mapping[str, Any], kept: Callable[[int], RecordDict]) -> None:
     """FedqError FQ205 if a client that has spent privacy lacks its ledger in what its node has `kept`."""
     for partition_ in map(int, spent):

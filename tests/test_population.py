@@ -62,6 +62,14 @@ def test_when_clients_draw() -> None:
         shares(LABELS, "iid", 1001, 0)[1001]
 
 
+def test_sharing_that_nobody_asked_for_is_told() -> None:
+    def told(**more: Any) -> tuple[str, ...]:
+        return build(make_config({"clients": 2000, "per_round": 2, **more})).warnings
+
+    assert "2000 clients are more than the 1438 examples" in told()[0]
+    assert told(**{"data.per_client": 50}) == told(clients=20) == ()
+
+
 # --------------------------------------------------------------------------------------------- rounds
 
 TINY: dict[str, Any] = {
