@@ -182,7 +182,13 @@ def check_strategy(strategy: str | type[PackedStrategy], **settings: Any) -> Non
             del STRATEGIES[name]
         return
     config = _tiny(strategy=name, **settings)
-    straight, lines, state = _played(config, 1, 3)
+    try:
+        straight, lines, state = _played(config, 1, 3)
+    except ValueError as error:
+        assert "read-only" not in str(error), (
+            f"{name}: writes to arrays that it is given; `self.current` is read only, make new arrays"
+        )
+        raise
     assert _same(straight, _played(config, 1, 3)[0]), (
         f"{name}: the same config gives another model; draw from fedq.rng.rng(seed, purpose, round)"
     )

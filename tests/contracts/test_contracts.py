@@ -8,6 +8,7 @@ from fedq.clients import CLIENTS
 from fedq.kernels import CODECS, Scaled, codec
 from fedq.kernels.binary import Binary
 from fedq.strategies import STRATEGIES
+from fedq.strategies.fedavg import FedAvg
 from fedq.strategies.terngrad import TernGrad
 from fedq.testing import check_client, check_codec, check_strategy
 from tests.golden.make import CHANGES, SEEDED
@@ -99,6 +100,17 @@ def test_contract_catches_a_silent_first_exchange() -> None:
 
     with pytest.raises(AssertionError, match="asks_first"):
         check_strategy(Silent)
+
+
+def test_contract_catches_writing_to_the_model() -> None:
+    class Hasty(FedAvg):  # type: ignore[misc]
+        def aggregate_train(self, server_round, replies):  # type: ignore[no-untyped-def]
+            for w in self.current.values():
+                w[...] += 1
+            return super().aggregate_train(server_round, replies)
+
+    with pytest.raises(AssertionError, match="make new arrays"):
+        check_strategy(Hasty)
 
 
 def test_contract_catches_missing_checks() -> None:
