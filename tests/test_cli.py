@@ -104,6 +104,7 @@ def test_flags_without_a_value_are_quoted_without_one(fedq: Fedq) -> None:
         (("simulate", "--downlink", "counts"), 2, "FQ106", "it is a key of the config: --set downlink=..."),
         (("sweep", "--local-epochs", "2"), 2, "FQ106", "--set client.local_epochs=..."),
         (("simulat",), 2, "FQ106", "did you mean `fedq simulate`?"),
+        (("simulate", "fedpaq"), 3, "FQ104", "did you mean `--strategy fedpaq`?"),
         (("deploy", "sever"), 2, "FQ106", "did you mean `fedq deploy server`?"),
         (("simulate", "--codec", "topk:5"), 2, "FQ106", "such as topk:0.05"),
         (("show", "runs/none"), 4, "FQ203", "fedq show runs"),

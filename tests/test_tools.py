@@ -39,6 +39,7 @@ def test_every_code_is_explained(fedq: Fedq, code: str) -> None:
 
 def test_explain_lists_and_refuses(fedq: Fedq) -> None:
     assert [line.split()[0] for line in fedq("explain")[1].splitlines()] == list(CODES)
+    assert fedq("explain", "301") == fedq("explain", "FQ301")
     status, _, err = fedq("explain", "FQ30")
     assert (status, "fedq explain lists them" in err) == (2, True)
 

@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from fedq.cli import flags
 from fedq.cli.flags import SECTION
+
+if TYPE_CHECKING:
+    from fedq.settings import Settings
 
 
 def simulate(
@@ -90,12 +93,26 @@ def _settings(config: Path | None, values: dict[str, Any], sets: list[str]) -> d
     """A file's settings, then flags over them, then `--set`; each remembers where it was given."""
     from fedq.config import named, over
     from fedq.errors import together
-    from fedq.settings import Setting, parse_set, read_toml
+    from fedq.settings import Setting, parse_set
 
-    file, others = together(lambda: read_toml(config) if config else {}, lambda: parse_set(sets))
+    file, others = together(lambda: _read(config) if config else {}, lambda: parse_set(sets))
     given = {}
     for name, value in values.items():
         plain = str(value.expanduser().resolve()) if isinstance(value, Path) else value
         flag = f"--{name.replace('_', '-')}"
         given[SECTION[name]] = Setting(plain, flag if value is True else f"{flag} {value}")
     return over(file, given | named(others))
+
+
+def _read(config: Path) -> "Settings":
+    """The file's settings; who names a strategy instead is told the flag."""
+    from fedq.errors import FedqError
+    from fedq.settings import read_toml
+    from fedq.strategies import STRATEGIES
+
+    try:
+        return read_toml(config)
+    except FedqError as error:
+        if str(config) in STRATEGIES and not config.exists():
+            error.hint = f"did you mean `--strategy {config}`?"
+        raise

@@ -142,8 +142,8 @@ EXPLAINED = {
 
 
 def explained(code: str) -> str:
-    """The text of one code. FedqError FQ101 if there is none."""
-    name = code.upper()
+    """The text of one code, `FQ301` or `301`. FedqError FQ101 if there is none."""
+    name = f"FQ{code}" if code.isdigit() else code.upper()
     if name not in EXPLAINED:
         raise FedqError(
             "FQ101", f"there is no error `{code}`", where=f"fedq explain {code}", hint="fedq explain lists them"
