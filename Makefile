@@ -1,4 +1,4 @@
-# Two commands: `make demo` shows it working, `make test` tests it. Both install into .venv first.
+# Two commands: `make demo` shows it working, `make test` tests it. Both install into .venv first, the second more.
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -9,7 +9,7 @@ SOURCES := fedq tests experiments benchmarks notebooks
 
 .PHONY: demo test slow lint docs install clean
 
-demo: .venv/installed
+demo: $(or $(wildcard .venv/installed),.venv/runs)
 	.venv/bin/fedq demo
 
 test: .venv/installed lint
@@ -28,12 +28,23 @@ docs: .venv/installed
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml CMakeLists.txt $(wildcard fedq/kernels/native/*)
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(PY) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
-	touch $@
+BUILT := pyproject.toml CMakeLists.txt $(wildcard fedq/kernels/native/*)
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+
+define install
+$(PYTHON) -m venv .venv
+$(PIP) --upgrade pip
+$(PIP) "$(TORCH)"
+$(PIP) --editable $(1)
+touch $@
+endef
+
+.venv/installed: $(BUILT)
+	$(call install,".[dev]")
+
+# what running fedq and testing a strategy of one's own takes, without the tools of its development
+.venv/runs: $(BUILT)
+	$(call install,. pytest)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
