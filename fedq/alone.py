@@ -12,6 +12,7 @@ from fedq.config import RunConfig, make_config
 from fedq.errors import FedqError
 from fedq.kernels import records
 from fedq.kernels.records import Arrays
+from fedq.ledger import payload_bytes
 from fedq.runs import Run
 from fedq.settings import flatten
 
@@ -47,7 +48,7 @@ def play_alone(config: RunConfig, source: Path | None, client: int, round_: int,
     if as_json:
         payloads = {n: {"shape": p.shape, "stype": p.stype, "bytes": len(p.data)} for n, p in sent.items()}
         metrics = {k.replace("-", "_"): v for k, v in told.items()}
-        up_bytes = sum(len(p.data) for p in sent.values())
+        up_bytes = payload_bytes(reply.content)
         print(json.dumps({"client": client, "round": round_, **metrics, "up_bytes": up_bytes, "payloads": payloads}))
         return 0
     print(f"client {client} in round {round_}: " + "  ".join(f"{k}={v}" for k, v in told.items()))

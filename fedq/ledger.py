@@ -25,7 +25,6 @@ class Ledger:
     """Payload bytes since the last `clear`, by message type and node."""
 
     def __init__(self) -> None:
-        self._last: tuple[RecordDict | None, int] = None, 0  # what was sent last, to many at once, and its bytes
         self.up: Counter[tuple[str, int]] = Counter()
         self.down: Counter[tuple[str, int]] = Counter()
 
@@ -36,10 +35,8 @@ class Ledger:
 
     def sent(self, message: Message) -> None:
         """Count a message to a client."""
-        about, content = message.metadata, message.content
-        if content is not self._last[0]:
-            self._last = content, payload_bytes(content)
-        self.down[about.message_type, about.dst_node_id] += self._last[1]
+        about = message.metadata
+        self.down[about.message_type, about.dst_node_id] += payload_bytes(message.content)
 
     def received(self, reply: Message) -> None:
         """Count a client's reply; one that carries an error has no payload."""

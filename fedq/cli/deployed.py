@@ -1,12 +1,13 @@
 """A deployed run on the screen."""
 
 import json
+import signal
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from fedq.cli.signals import as_interrupts
+from fedq.cli.signals import heard
 from fedq.config import RunConfig
 from fedq.deploy.layout import Deployment
 from fedq.errors import EXIT_DONE, EXIT_INTERRUPTED, FedqError
@@ -41,7 +42,7 @@ def run_on_screen(
     if again:
         _check_fit(of, simulation.config)
     sites, status = f"{len(of.sites)} site" + "s" * (len(of.sites) > 1), EXIT_DONE
-    with as_interrupts(), Screen(simulation, json=as_json, quiet=quiet) as screen:
+    with heard(signal.default_int_handler), Screen(simulation, json=as_json, quiet=quiet) as screen:
         screen.say(plan(simulation, str(run.path), workers=f"{sites} of {of.address}"))
         try:
             with closing(follow(of, run.path, **waits, say=screen.say)) as found:

@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 from time import sleep
 from typing import IO, Any, TextIO
 
-from fedq.cli.signals import hear
+from fedq.cli.signals import heard
 from fedq.errors import EXIT_INTERRUPTED
 from fedq.report.units import duration, share, size
 from fedq.runs import Run
@@ -156,9 +156,5 @@ def _forwarding(running: Sequence[_Process]) -> Iterator[list[int]]:
             if process.popen.poll() is None:
                 process.popen.send_signal(signal.SIGINT)
 
-    before = hear(handle)
-    try:
+    with heard(handle):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from fedq.build import Simulation
-from fedq.cli.signals import hear
+from fedq.cli.signals import heard
 from fedq.errors import EXIT_DONE, EXIT_INTERRUPTED
 from fedq.report.screen import Screen, outcome, plan
 from fedq.runs import Run, best
@@ -69,9 +69,9 @@ def _interrupts(screen: Screen) -> Iterator[list[int]]:
         again = "Ctrl-C again stops now, " if number == signal.SIGINT else ""
         screen.say(f"finishing this round; {again}the rounds before are saved")
 
-    before = hear(handle)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():  # once stopping, a late Ctrl-C shall not tear the way out
-            signal.signal(number, signal.SIG_IGN if asked else handler)
+    with heard(handle) as after:
+        try:
+            yield asked
+        finally:
+            if asked:  # once stopping, a late Ctrl-C shall not tear the way out
+                after.update(dict.fromkeys(after, signal.SIG_IGN))

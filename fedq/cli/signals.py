@@ -7,20 +7,15 @@ from types import FrameType
 from typing import Any
 
 
-def hear(handle: Callable[[int, FrameType | None], Any]) -> dict[int, Any]:
-    """Let `handle` have them from now on; returns who had them. What `nohup` keeps away stays away."""
+@contextmanager
+def heard(handle: Callable[[int, FrameType | None], Any]) -> Iterator[dict[int, Any]]:
+    """Within it `handle` has them; yields who gets them after it. What `nohup` keeps away stays away."""
     ending = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         ending.append(signal.SIGHUP)
-    return {number: signal.signal(number, handle) for number in ending}
-
-
-@contextmanager
-def as_interrupts() -> Iterator[None]:
-    """Within it, each of them raises KeyboardInterrupt."""
-    before = hear(signal.default_int_handler)
+    after: dict[int, Any] = {number: signal.signal(number, handle) for number in ending}
     try:
-        yield
+        yield after
     finally:
-        for number, handler in before.items():
+        for number, handler in after.items():
             signal.signal(number, handler)

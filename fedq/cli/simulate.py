@@ -108,11 +108,12 @@ def _read(config: Path) -> "Settings":
     """The file's settings; who names a strategy instead is told the flag."""
     from fedq.errors import FedqError
     from fedq.settings import read_toml
-    from fedq.strategies import STRATEGIES
 
     try:
         return read_toml(config)
     except FedqError as error:
+        from fedq.strategies import STRATEGIES
+
         if str(config) in STRATEGIES and not config.exists():
             error.hint = f"did you mean `--strategy {config}`?"
         raise

@@ -150,7 +150,7 @@ class Trainer:
     @cached_property
     def together(self) -> bool:
         """Whether K clients can train at once: the network, the algorithm, and as many steps for each."""
-        alike = self._options.local_epochs is None and not isinstance(self._algorithm, Remembering | Private)
+        alike = self._options.local_epochs is None and not self._remembers and self.private is None
         return alike and self._stackable
 
     @cached_property
@@ -165,8 +165,8 @@ class Trainer:
         told: Mapping[str, Any],
         memory: Arrays | None = None,
     ) -> "_Cohort":
-        found, options = self._at(round_, told)
-        algorithm: Any = found
+        algorithm: Any  # of the kind that `_remembers` says
+        algorithm, options = self._at(round_, told)
         batches = self._unless_stopped(self._shards.batches(partitions, options, round_))
         with self._network(weights, stacked=self._stackable) as network:
             start_D = network.flatten(weights)
