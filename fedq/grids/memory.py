@@ -17,7 +17,8 @@ from flwr.app import ArrayRecord, RecordDict
 
 from fedq._flower import from_bytes, to_bytes
 
-ROOM = 256 * 2**20  # bytes of states in memory
+MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
+ROOM = min(max(MACHINE // 16, 256 * 2**20), 2 * 2**30)  # bytes of states in memory
 EACH = 2**10  # bytes that a state takes besides its arrays
 
 

@@ -24,6 +24,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # result, parameters; those of nati
     "encode_ternary_threshold": (None, _P, _F, _P, _P, _N, _N),
     "encode_rows": (None, _P, _N, _P, _P, _I, _P, _N, _N),
     "largest": (ctypes.c_uint32, _P, _N, _N),
+    "moments": (None, _P, _N, _P),
     "decode_binary": (None, _P, _P, _N, _N),
     "decode_binary_i8": (None, _P, _P, _N, _N),
     "decode_ternary": (None, _P, _P, _P, _N, _N),

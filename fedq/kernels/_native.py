@@ -195,7 +195,7 @@ def rans_decode(coded: U8, n: int) -> tuple[U8, int]:
     return data, used
 
 
-# ------------------------------------------------------------------------------------------------- QSGD, the largest
+# ------------------------------------------------------------------------------------------------- QSGD, all of them
 
 
 def qsgd_encode(
@@ -233,6 +233,13 @@ def largest(x: F32) -> float:
     """See `_reference`."""
     (magnitude,) = _FLOAT.unpack(_BITS.pack(call("largest", checked(x, np.float32), 0, x.size)))
     return float(magnitude)
+
+
+def moments(x: F32) -> tuple[float, float]:
+    """See `_reference`."""
+    out = np.empty(2)
+    call("moments", checked(x, np.float32), x.size, address(out))
+    return float(out[0]), float(out[1])
 
 
 def topk(x: F32, k: int) -> tuple[U32, F32]:

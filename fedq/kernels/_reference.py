@@ -275,12 +275,22 @@ def _pack_codes(codes: U8, bits: int) -> U8:
     return packed
 
 
-# ------------------------------------------------------------------------------------------------- the largest
+# ------------------------------------------------------------------------------------------------- all of them
 
 
 def largest(x: F32) -> float:
     """The largest magnitude of [d]: 0 for none, NaN if there is a NaN."""
     return float(np.abs(x).max(initial=0.0))
+
+
+def moments(x: F32) -> tuple[float, float]:
+    """The sum of [d] and that of its squares, in float64: of every 16th value first, then by halves."""
+    rows = np.zeros((-(-x.size // 16), 16))
+    rows.reshape(-1)[: x.size] = x
+    lanes = np.stack([rows.sum(0), np.square(rows).sum(0)])
+    while lanes.shape[1] > 1:
+        lanes = lanes[:, : lanes.shape[1] // 2] + lanes[:, lanes.shape[1] // 2 :]
+    return float(lanes[0, 0]), float(lanes[1, 0])
 
 
 def topk(x: F32, k: int) -> tuple[U32, F32]:

@@ -62,6 +62,6 @@ class TernGrad(WithScale):
 
 def _limit(x: F32) -> np.float32:
     """2.5 sigma, with sigma about the mean and over n; infinite for one value, or equal ones, which have no sigma."""
-    mean, square = (float(x.mean()), float(np.square(x).mean())) if x.size else (0.0, 0.0)
-    variance = square - mean * mean
-    return np.float32(CLIP * np.sqrt(variance) if variance > ROUNDING * square else np.inf)
+    sum_, squares = kernels.moments(x)
+    variance = squares - sum_ * sum_ / max(x.size, 1)  # times n
+    return np.float32(CLIP * np.sqrt(variance / x.size) if variance > ROUNDING * squares else np.inf)

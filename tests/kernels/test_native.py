@@ -52,6 +52,7 @@ def encodes(d, seed=0, key=KEY):
         agree("encode_ternary", x, np.float32(scale), key)
     agree("encode_ternary_threshold", x, np.float32(0.5))
     agree("largest", x, threads=False)
+    agree("moments", x, threads=False)
     for bits in (2, 4, 8):
         codes, scale = agree("qsgd_encode", x * np.float32(1 + seed), bits, key)
         agree("qsgd_decode", codes, scale, d, bits)

@@ -292,4 +292,23 @@ INLINE u32 top_of(const float* x, u64 begin, u64 end) {
 }
 u32 largest(const float* x, u64 begin, u64 end) { return top_of<true>(x, begin, end); }
 
+// The sum of x and that of its squares (which are exact): 16 lanes, then their halves.
+void moments(const float* x, u64 n, double* out) {
+  double sum[16] = {}, square[16] = {};
+  u64 full = n / 16 * 16;
+  for (u64 i = 0; i < full; i += 16)
+#pragma GCC unroll 1
+    for (int l = 0; l < 16; ++l) {
+      double v = load<float>(x + i + l);
+      sum[l] += v, square[l] += v * v;
+    }
+  for (u64 l = 0; l < n - full; ++l) {
+    double v = load<float>(x + full + l);
+    sum[l] += v, square[l] += v * v;
+  }
+  for (int half = 8; half; half /= 2)
+    for (int l = 0; l < half; ++l) sum[l] += sum[l + half], square[l] += square[l + half];
+  out[0] = sum[0], out[1] = square[0];
+}
+
 }  // namespace
