@@ -62,10 +62,8 @@ def codes_of(packed: U8, scale: F32, d: int, bits: int) -> tuple[int, int]:
     return checked(packed, np.uint8, (code_bytes(d, bits),)), checked(scale, np.float32, (-(-d // BUCKET),))
 
 
-def pointers_to(rows: Rows) -> NDArray[np.uint64]:
-    if isinstance(rows, np.ndarray):
-        return np.uint64(address(rows)) + np.arange(len(rows), dtype=np.uint64) * np.uint64(rows.strides[0])
-    return np.array([address(row) for row in rows], np.uint64)
+def pointers_to(rows: U8) -> NDArray[np.uint64]:
+    return np.uint64(address(rows)) + np.arange(len(rows), dtype=np.uint64) * np.uint64(rows.strides[0])
 
 
 def rows_of(rows: Rows, d: int) -> tuple[NDArray[np.uint64], int]:
@@ -74,10 +72,8 @@ def rows_of(rows: Rows, d: int) -> tuple[NDArray[np.uint64], int]:
         raise ValueError(f"{len(rows)} rows, at most 65535 are counted together")
     if isinstance(rows, np.ndarray):
         checked(rows, np.uint8, (len(rows), -(-d // 8)))
-    else:
-        for row in rows:
-            bits_of(row, d)
-    return pointers_to(rows), len(rows)
+        return pointers_to(rows), len(rows)
+    return np.array([bits_of(row, d) for row in rows], np.uint64), len(rows)
 
 
 def plus_minus(pos: Rows, neg: Rows, d: int) -> tuple[NDArray[np.uint64], int]:
