@@ -270,6 +270,12 @@ void encode_rows(const float* x, u64 d, const u64* seeds, const u64* streams, in
   }
 }
 
+INLINE u32 top_lane(I all) {
+  u32 top = 0;
+  for (int l = 0; l < W; ++l) top = (u32)all[l] > top ? (u32)all[l] : top;
+  return top;
+}
+
 // The largest magnitude as its bits; above 0x7f800000 if there is a NaN. AWAY: `x` comes from memory.
 template <bool AWAY>
 INLINE u32 top_of(const float* x, u64 begin, u64 end) {
@@ -281,9 +287,7 @@ INLINE u32 top_of(const float* x, u64 begin, u64 end) {
       if (AWAY && (k * V) % 64 == 0) prefetch((const char*)(x + i + k * W) + AHEAD);
       some[k] = most(some[k], (I)loadf(x + i + k * W) & 0x7fffffff);
     }
-  I all = most(most(some[0], some[1]), most(some[2], some[3]));
-  u32 top = 0;
-  for (int l = 0; l < W; ++l) top = (u32)all[l] > top ? (u32)all[l] : top;
+  u32 top = top_lane(most(most(some[0], some[1]), most(some[2], some[3])));
   for (; i < end; ++i) {
     u32 m = load<u32>(x + i) & 0x7fffffff;
     top = m > top ? m : top;

@@ -73,82 +73,98 @@ __attribute__((noinline)) void encode_bucket(const float* x, u64 i, u64 n, float
 }
 
 #if defined(__AVX512VBMI__)
-// Of two vectors of dwords: the lower words in turn, as Philox words hold the coins; the third bytes in turn; and the bytes of
-// two such results, put in order.
+// Of two vectors of dwords: the lower words in turn, as Philox words hold the coins, and the upper ones; and the lower bytes of
+// the words of two such results, put in order.
 struct InTurn {
-  u16 low[32];
-  u8 third[64], back[64];
-  constexpr InTurn() : low(), third(), back() {
-    for (int i = 0; i < 32; ++i) low[i] = (u16)(i % 2 * 32 + i / 2 * 2);
-    for (int i = 0; i < 64; ++i) third[i] = (u8)(i % 2 * 64 + i % 32 / 2 * 4 + 2);
-    for (int i = 0; i < 64; ++i) back[i] = (u8)(i / 32 * 32 + i % 16 * 2 + i / 16 % 2);
+  u16 low[32], high[32];
+  u8 back[64];
+  constexpr InTurn() : low(), high(), back() {
+    for (int i = 0; i < 32; ++i) low[i] = (u16)(i % 2 * 32 + i / 2 * 2), high[i] = (u16)(low[i] + 1);
+    for (int i = 0; i < 64; ++i) back[i] = (u8)(i / 32 * 64 + i % 16 * 4 + i % 32 / 16 * 2);
   }
 };
 alignas(64) constexpr InTurn IN_TURN;
 
-// The same for 64 values, whose coins are two Philox words. Returns whether a coin was tied; then the codes are to be made again.
+// The same for 64 values, whose coins are two Philox words. Returns what `untied` was, less the lanes where a coin may be tied;
+// then the codes are to be made again.
+//
+// Values keep their signs: 65536 x factor is rounded down to 65536 step + t. A positive one goes up a step where t > r, as above.
+// Of a negative one the magnitude's lower bits are the complement of t, so the step stays unless t exceeds that of r.
 template <int BITS>
-INLINE u32 encode_64(const float* x, float factor, const U words[2], u8* out) {
+INLINE u32 encode_64(const float* x, float factor, const U words[2], u8* out, u32 untied) {
   const float levels = levels_of(BITS);
   const __m512 scale = _mm512_set1_ps(factor * 65536.0f), limit = _mm512_set1_ps(levels * 65536.0f);
-  const __m512i low = load<__m512i>(IN_TURN.low), third = load<__m512i>(IN_TURN.third);
-  __m512i steps[2];
-  u32 up[2], tied = 0;
+  const __m512i low = load<__m512i>(IN_TURN.low), high = load<__m512i>(IN_TURN.high);
+  __m512i step[2];
 #pragma GCC unroll 2
   for (int h = 0; h < 2; ++h) {
     __m512i T[2];
     for (int k = 0; k < 2; ++k) {
-      __m512 y = _mm512_mul_ps((__m512)absolute(loadf(x + 32 * h + 16 * k)), scale);
-      T[k] = _mm512_cvttps_epi32(BITS == 8 ? _mm512_min_ps(y, limit) : y);  // else cut anyway
+      __m512 y = _mm512_mul_ps((__m512)loadf(x + 32 * h + 16 * k), scale);
+      if (BITS == 8) y = _mm512_range_ps(y, limit, 2);  // the lesser magnitude; with fewer bits rounding cuts it anyway
+      T[k] = _mm512_cvt_roundps_epi32(y, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     }
-    __m512i t = _mm512_permutex2var_epi16(T[0], low, T[1]), coin = (__m512i)words[h];
-    up[h] = _mm512_cmpgt_epu16_mask(t, coin), tied |= _mm512_cmpeq_epu16_mask(t, coin);
-    steps[h] = _mm512_permutex2var_epi8(T[0], third, T[1]);
+    __m512i t = _mm512_permutex2var_epi16(T[0], low, T[1]), lower = _mm512_permutex2var_epi16(T[0], high, T[1]);
+    __m512i coin = _mm512_xor_si512((__m512i)words[h], _mm512_srai_epi16(lower, 15));
+    untied = _mm512_mask_cmpneq_epi16_mask(untied, t, coin);
+    step[h] = _mm512_mask_add_epi16(lower, _mm512_cmpgt_epu16_mask(t, coin), lower, _mm512_set1_epi16(1));
   }
-  __m512i size = _mm512_inserti64x4(steps[0], _mm512_castsi512_si256(steps[1]), 1);
-  size = _mm512_mask_add_epi8(size, up[0] | (u64)up[1] << 32, size, _mm512_set1_epi8(1));
-  size = _mm512_permutexvar_epi8(load<__m512i>(IN_TURN.back), size);
-  u64 negative = 0;
-  for (int k = 0; k < 4; ++k) negative |= (u64)lanes_negative(loadf(x + 16 * k)) << 16 * k;
-  const __m512i zero = _mm512_set1_epi8((char)levels);
-  __m512i codes = _mm512_mask_sub_epi8(_mm512_add_epi8(zero, size), negative, zero, size);
+  __m512i steps = _mm512_permutex2var_epi8(step[0], load<__m512i>(IN_TURN.back), step[1]);
   if (BITS == 8) {
-    store(out, codes);
-  } else {  // codes of neighbours put together, and narrowed
-    codes = _mm512_maddubs_epi16(codes, _mm512_set1_epi16(BITS == 4 ? 0x1001 : 0x0401));
-    if (BITS == 4) store(out, _mm512_cvtepi16_epi8(codes));
-    else store(out, _mm512_cvtepi32_epi8(_mm512_madd_epi16(codes, _mm512_set1_epi32(0x00100001))));
+    store(out, _mm512_add_epi8(steps, _mm512_set1_epi8(127)));
+    return untied;
   }
-  return tied;
+  steps = _mm512_maddubs_epi16(_mm512_set1_epi16(BITS == 4 ? 0x1001 : 0x0401), steps);  // those of neighbours put together
+  if (BITS == 4) store(out, _mm256_add_epi8(_mm512_cvtepi16_epi8(steps), _mm256_set1_epi8(0x77)));
+  else store(out, _mm_add_epi8(_mm512_cvtepi32_epi8(_mm512_madd_epi16(steps, _mm512_set1_epi32(0x00100001))), _mm_set1_epi8(0x55)));
+  return untied;
 }
 
+// A whole bucket; returns the largest magnitude of the one at `next`, whose values come from further away meanwhile.
+template <int BITS>
+INLINE u32 encode_whole(const float* x, u64 i, float factor, const Philox& philox, u8* out, const float* next) {
+  __m512 top[4] = {};
+  for (u64 k = 0; k < BUCKET; k += 2 * TILE) {
+    for (int line = 0; line < 16; ++line) __builtin_prefetch((const char*)(next + k + BUCKET) + 64 * line, 0, 2);
+    for (int line = 0; line < 16; ++line) __builtin_prefetch((const char*)(next + k + 2 * TILE) + 64 * line, 0, 3);
+    U words[8];
+    philox.tiles<2>((i + k) / TILE, words, [](int) INLINE_LAMBDA {});
+    u32 untied = ~0u;
+#pragma GCC unroll 4
+    for (u64 at = k, t = 0; t < 4; ++t, at += 64) {
+      untied = encode_64<BITS>(x + at, factor, words + 2 * t, out + at * BITS / 8, untied);
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; ++q) top[q] = _mm512_range_ps(top[q], (__m512)loadf(next + at + 16 * q), 11);  // the greater one
+    }
+    if (__builtin_expect(untied != ~0u, 0)) encode_bucket<BITS>(x + k, i + k, 2 * TILE, factor, philox, out + k * BITS / 8);
+  }
+  return top_lane(most(most((I)top[0], (I)top[1]), most((I)top[2], (I)top[3])));
+}
 #endif
 
 template <int BITS>
 INLINE void encode_buckets(const float* x, const Philox& philox, u8* out, float* scale, u64 begin, u64 end) {
   const float levels = levels_of(BITS);
+  u32 top = top_of<false>(x + begin, 0, least(BUCKET, end - begin));
   for (u64 i = begin; i < end; i += BUCKET) {
-    u64 n = least(BUCKET, end - i);
-    u32 top = top_of<false>(x + i, 0, n);
+    const u64 n = least(BUCKET, end - i), rest = least(BUCKET, end - i - n);
     float s;
     memcpy(&s, &top, 4);
     if (s < TINY) s = 0;
     scale[i / BUCKET] = s;
     const float factor = s > 0 ? levels / s : 0.0f;
-    u64 k = 0;
 #if defined(__AVX512VBMI__)
-    for (; k + 2 * TILE <= n; k += 2 * TILE) {
-      for (int line = 0; line < 16; ++line) __builtin_prefetch((const char*)(x + i + k + BUCKET) + 64 * line, 0, 2);
-      U words[8];
-      philox.tiles<2>((i + k) / TILE, words, [](int) INLINE_LAMBDA {});
-      u32 tied = 0;
-#pragma GCC unroll 4
-      for (u64 at = i + k, t = 0; t < 4; ++t, at += 64) tied |= encode_64<BITS>(x + at, factor, words + 2 * t, out + at * BITS / 8);
-      if (__builtin_expect(tied != 0, 0))
-        encode_bucket<BITS>(x + i + k, i + k, 2 * TILE, factor, philox, out + (i + k) * BITS / 8);
+    if (n == BUCKET) {
+      const bool whole = rest == BUCKET;
+      top = encode_whole<BITS>(x + i, i, factor, philox, out + i * BITS / 8, x + i + (whole ? BUCKET : 0));
+      if (whole) continue;
+    } else {
+      encode_bucket<BITS>(x + i, i, n, factor, philox, out + i * BITS / 8);
     }
+#else
+    encode_bucket<BITS>(x + i, i, n, factor, philox, out + i * BITS / 8);
 #endif
-    if (k < n) encode_bucket<BITS>(x + i + k, i + k, n - k, factor, philox, out + (i + k) * BITS / 8);
+    top = top_of<false>(x + i + n, 0, rest);
   }
 }
 
