@@ -99,7 +99,8 @@ struct Chunk {
 };
 
 // out = the sums of CHUNK coordinates from byte `at`, of which `nbytes` exist, over all rows. Rows are prefetched a few
-// lines at a time, each at another `turn`, so that memory sees runs and not single lines.
+// lines at a time, each at another `turn`, so that memory sees runs and not single lines; the next lines, then, to the first
+// level.
 template <class T>
 INLINE void sums_of(const Row* rows, u64 count, const Partial<T>* tables, u64 at, u64 nbytes, u64 turn, T* out) {
   constexpr u64 AWAY = 384, LINES = 8 * CHUNK_BYTES / 64;
@@ -119,6 +120,7 @@ INLINE void sums_of(const Row* rows, u64 count, const Partial<T>* tables, u64 at
     const __m512i low = _mm512_loadu_si512(tables[now / 8].low), high = _mm512_loadu_si512(tables[now / 8].high);
     const u8* later = rows[now + turn % 8] + at + AWAY;
     for (u64 line = 0; line < LINES; ++line) __builtin_prefetch(later + 64 * line, 0, 2);
+    for (u64 j = 0; j < 4; ++j) __builtin_prefetch(rows[now + 4 * (turn & 1) + j] + at + 64, 0, 3);  // a line lasts two turns
     chunk.add(s[0], low, high, 0);
     k = now + 8 < whole ? now + 8 : 0;  // after the last eight, the first once more: for nothing
     chunk.gather(row, next);
