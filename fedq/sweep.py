@@ -114,8 +114,11 @@ def _progress(run: Run) -> tuple[bool, int]:
 
 
 def _values(key: str, word: str) -> list[Any]:
-    if span := re.fullmatch(r"(\d+)\.\.(\d+)", word):
-        return list(range(int(span[1]), int(span[2]) + 1))
+    if span := re.fullmatch(r"(\d+)(\.\.|-)(\d+)", word):
+        if span[2] == "-":
+            where, hint = f"--grid {key}={word}", f"a span is {key}={span[1]}..{span[3]}"
+            raise FedqError("FQ106", f"`{word}` is no number", where=where, hint=hint)
+        return list(range(int(span[1]), int(span[3]) + 1))
     return [setting.value for setting in parse_set([f"{key}={word}"]).values()]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fedq.cli.unknown import ELSEWHERE
+
 Fedq = Callable[..., tuple[int, str, str]]
 
 
@@ -217,6 +219,25 @@ def test_an_unknown_name_is_told_the_nearest_and_the_kinds(fedq: Fedq) -> None:
     kinds = f"fedq show KIND lists what there is: {', '.join(KINDS)}\n"
     assert fedq("show", "topk11")[2].endswith(f"  hint: did you mean `topk10`? {kinds}")
     assert fedq("show", "xyzzy")[2].endswith(f"  hint: {kinds}")
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--run-dir", "did you mean `--out`?"),
+        ("--num-clients", "did you mean `--clients`?"),
+        ("--method", "did you mean `--strategy`?"),
+        ("--strateg", "did you mean `--strategy`?"),
+    ],
+)
+def test_a_flag_of_another_tool_is_told_ours(flag: str, meant: str, fedq: Fedq) -> None:
+    code, _, err = fedq("simulate", flag, "3")
+    assert (code, err.splitlines()[-1]) == (2, f"  hint: {meant}")
+
+
+def test_the_words_of_other_tools_name_flags_that_there_are(fedq: Fedq) -> None:
+    page = fedq("simulate", "--help")[1]
+    assert all(meant.partition(" ")[0] in page for meant in ELSEWHERE.values())
 
 
 def test_show_says_all_that_has_a_name(fedq: Fedq) -> None:

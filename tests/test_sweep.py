@@ -137,6 +137,9 @@ def test_malformed_grids_are_told_by_name() -> None:
 
     with pytest.raises(FedqError, match="KEY=A,B,C"):
         parse_grid(["a b=1"])
+    with pytest.raises(FedqError, match="`1-3` is no number") as found:
+        parse_grid(["seed=1-3"])
+    assert found.value.hint == "a span is seed=1..3"
 
 
 def test_a_run_that_stopped_at_a_goal_is_no_point(fedq: Fedq, tiny: tuple[str, ...]) -> None:

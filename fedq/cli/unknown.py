@@ -6,6 +6,28 @@ import click
 
 from fedq.errors import FedqError
 
+ELSEWHERE = {  # what other simulators and training scripts call it
+    "--algorithm": "--strategy",
+    "--alpha": "--partition dirichlet:ALPHA",
+    "--dirichlet": "--partition dirichlet:ALPHA",
+    "--epochs": "--set client.local_epochs=...",
+    "--fraction-fit": "--per-round",
+    "--gpu": "--device cuda",
+    "--jobs": "--workers",
+    "--learning-rate": "--lr",
+    "--method": "--strategy",
+    "--noise-multiplier": "--epsilon",
+    "--num-clients": "--clients",
+    "--num-rounds": "--rounds",
+    "--num-workers": "--workers",
+    "--output-dir": "--out",
+    "--run-dir": "--out",
+    "--runs": "--out",
+    "--save-dir": "--out",
+    "--steps": "--local-steps",
+    "--users": "--clients",
+}
+
 
 def explained(error: click.UsageError, where: str) -> FedqError:
     """A complaint of the command line's parser in the user's words. FQ106."""
@@ -15,7 +37,9 @@ def explained(error: click.UsageError, where: str) -> FedqError:
     if isinstance(error, click.NoSuchOption):
         said = f"`{path}` has no flag `{error.option_name}`"
         flags = {flag for p in command.params for flag in p.opts if flag.startswith("--")} if command else set()
-        hint = _key(error.option_name) if "--set" in flags else ""
+        meant = ELSEWHERE.get(error.option_name, "")
+        said_here = f"did you mean `{meant}`?" if meant.partition(" ")[0] in flags else ""
+        hint = " ".join(filter(None, [said_here, _key(error.option_name) if "--set" in flags else ""]))
         hint = hint or _near(error.option_name, flags, "`{}`")
     elif isinstance(command, click.Group) and error.ctx and said.startswith("No such command"):
         name = said.split("'")[1]
