@@ -72,6 +72,9 @@ __attribute__((noinline)) void encode_bucket(const float* x, u64 i, u64 n, float
   pack_codes<BITS>(codes, n, out);
 }
 
+// Below, values keep their signs: 65536 x factor is rounded down to 65536 step + t. A positive one goes up a step where t > r, as
+// above. Of a negative one the magnitude's lower bits are the complement of t, so the step stays unless t exceeds that of r.
+
 #if defined(__AVX512VBMI__)
 // Of two vectors of dwords: the lower words in turn, as Philox words hold the coins, and the upper ones; and the lower bytes of
 // the words of two such results, put in order.
@@ -85,58 +88,104 @@ struct InTurn {
 };
 alignas(64) constexpr InTurn IN_TURN;
 
-// The same for 64 values, whose coins are two Philox words. Returns what `untied` was, less the lanes where a coin may be tied;
-// then the codes are to be made again.
-//
-// Values keep their signs: 65536 x factor is rounded down to 65536 step + t. A positive one goes up a step where t > r, as above.
-// Of a negative one the magnitude's lower bits are the complement of t, so the step stays unless t exceeds that of r.
+// The codes of some values of a bucket, and whether a coin may have been tied: then they are to be made again.
 template <int BITS>
-INLINE u32 encode_64(const float* x, float factor, const U words[2], u8* out, u32 untied) {
-  const float levels = levels_of(BITS);
-  const __m512 scale = _mm512_set1_ps(factor * 65536.0f), limit = _mm512_set1_ps(levels * 65536.0f);
-  const __m512i low = load<__m512i>(IN_TURN.low), high = load<__m512i>(IN_TURN.high);
-  __m512i step[2];
-#pragma GCC unroll 2
-  for (int h = 0; h < 2; ++h) {
-    __m512i T[2];
-    for (int k = 0; k < 2; ++k) {
-      __m512 y = _mm512_mul_ps((__m512)loadf(x + 32 * h + 16 * k), scale);
-      if (BITS == 8) y = _mm512_range_ps(y, limit, 2);  // the lesser magnitude; with fewer bits rounding cuts it anyway
-      T[k] = _mm512_cvt_roundps_epi32(y, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    }
-    __m512i t = _mm512_permutex2var_epi16(T[0], low, T[1]), lower = _mm512_permutex2var_epi16(T[0], high, T[1]);
-    __m512i coin = _mm512_xor_si512((__m512i)words[h], _mm512_srai_epi16(lower, 15));
-    untied = _mm512_mask_cmpneq_epi16_mask(untied, t, coin);
-    step[h] = _mm512_mask_add_epi16(lower, _mm512_cmpgt_epu16_mask(t, coin), lower, _mm512_set1_epi16(1));
-  }
-  __m512i steps = _mm512_permutex2var_epi8(step[0], load<__m512i>(IN_TURN.back), step[1]);
-  if (BITS == 8) {
-    store(out, _mm512_add_epi8(steps, _mm512_set1_epi8(127)));
-    return untied;
-  }
-  steps = _mm512_maddubs_epi16(_mm512_set1_epi16(BITS == 4 ? 0x1001 : 0x0401), steps);  // those of neighbours put together
-  if (BITS == 4) store(out, _mm256_add_epi8(_mm512_cvtepi16_epi8(steps), _mm256_set1_epi8(0x77)));
-  else store(out, _mm_add_epi8(_mm512_cvtepi32_epi8(_mm512_madd_epi16(steps, _mm512_set1_epi32(0x00100001))), _mm_set1_epi8(0x55)));
-  return untied;
-}
+struct Codes {
+  static constexpr u64 N = 64;  // values at a time, whose coins are two Philox words
+  __m512 scale, limit;
+  u32 untied = ~0u;
 
+  INLINE explicit Codes(float factor)
+      : scale(_mm512_set1_ps(factor * 65536.0f)), limit(_mm512_set1_ps(levels_of(BITS) * 65536.0f)) {}
+  INLINE bool tied() const { return untied != ~0u; }
+
+  INLINE void encode(const float* x, const U words[2], u8* out) {
+    const __m512i low = load<__m512i>(IN_TURN.low), high = load<__m512i>(IN_TURN.high);
+    __m512i step[2];
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      __m512i T[2];
+      for (int k = 0; k < 2; ++k) {
+        __m512 y = _mm512_mul_ps((__m512)loadf(x + 32 * h + 16 * k), scale);
+        if (BITS == 8) y = _mm512_range_ps(y, limit, 2);  // the lesser magnitude; with fewer bits rounding cuts it anyway
+        T[k] = _mm512_cvt_roundps_epi32(y, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+      }
+      __m512i t = _mm512_permutex2var_epi16(T[0], low, T[1]), lower = _mm512_permutex2var_epi16(T[0], high, T[1]);
+      __m512i coin = _mm512_xor_si512((__m512i)words[h], _mm512_srai_epi16(lower, 15));
+      untied = _mm512_mask_cmpneq_epi16_mask(untied, t, coin);
+      step[h] = _mm512_mask_add_epi16(lower, _mm512_cmpgt_epu16_mask(t, coin), lower, _mm512_set1_epi16(1));
+    }
+    __m512i steps = _mm512_permutex2var_epi8(step[0], load<__m512i>(IN_TURN.back), step[1]);
+    if (BITS == 8) return store(out, _mm512_add_epi8(steps, _mm512_set1_epi8(127)));
+    steps = _mm512_maddubs_epi16(_mm512_set1_epi16(BITS == 4 ? 0x1001 : 0x0401), steps);  // those of neighbours put together
+    if (BITS == 4) return store(out, _mm256_add_epi8(_mm512_cvtepi16_epi8(steps), _mm256_set1_epi8(0x77)));
+    steps = _mm512_madd_epi16(steps, _mm512_set1_epi32(0x00100001));
+    store(out, _mm_add_epi8(_mm512_cvtepi32_epi8(steps), _mm_set1_epi8(0x55)));
+  }
+};
+
+#elif defined(__AVX2__)
+template <int BITS>
+struct Codes {
+  static constexpr u64 N = 32;
+  __m256 scale, limit;
+  __m256i ties = _mm256_setzero_si256();
+
+  INLINE explicit Codes(float factor)
+      : scale(_mm256_set1_ps(factor * 65536.0f)), limit(_mm256_set1_ps(levels_of(BITS) * 65536.0f)) {}
+  INLINE bool tied() const { return _mm256_movemask_epi8(ties); }
+
+  INLINE __m256i floored(const float* x) const {
+    __m256 y = _mm256_mul_ps((__m256)loadf(x), scale);
+    if (BITS == 8) y = _mm256_max_ps(_mm256_min_ps(y, limit), _mm256_sub_ps(_mm256_setzero_ps(), limit));
+    return _mm256_cvttps_epi32(_mm256_floor_ps(y));
+  }
+  INLINE void encode(const float* x, const U words[2], u8* out) {
+    __m256i step[2];
+#pragma GCC unroll 2
+    for (int g = 0; g < 2; ++g) {  // values 8 g + l and 16 + 8 g + l in turn, as the words hold their coins; a step too low
+      __m256i a = floored(x + 8 * g), b = floored(x + 16 + 8 * g);
+      __m256i t = _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xAA), lower = _mm256_blend_epi16(_mm256_srli_epi32(a, 16), b, 0xAA);
+      __m256i coin = _mm256_xor_si256((__m256i)words[g], _mm256_srai_epi16(lower, 15));
+      ties = _mm256_or_si256(ties, _mm256_cmpeq_epi16(t, coin));
+      step[g] = _mm256_add_epi16(lower, _mm256_cmpeq_epi16(_mm256_subs_epu16(t, coin), _mm256_setzero_si256()));
+    }
+    const __m256i pairs = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15,  //
+                                           0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    __m256i codes = _mm256_shuffle_epi8(_mm256_packs_epi16(step[0], step[1]), pairs);
+    codes = _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    codes = _mm256_add_epi8(codes, _mm256_set1_epi8((char)(1 << (BITS - 1))));
+    if (BITS == 8) return store(out, codes);
+    codes = _mm256_maddubs_epi16(codes, _mm256_set1_epi16(BITS == 4 ? 0x1001 : 0x0401));  // those of neighbours put together
+    if (BITS == 2) codes = _mm256_madd_epi16(codes, _mm256_set1_epi32(0x00100001));
+    const __m256i none = _mm256_setzero_si256();
+    if (BITS == 2) codes = _mm256_packus_epi32(codes, none);
+    codes = _mm256_packus_epi16(codes, none);
+    if (BITS == 4) return store(out, _mm256_castsi256_si128(_mm256_permute4x64_epi64(codes, 0x08)));
+    store(out, _mm256_extract_epi32(codes, 0)), store(out + 4, _mm256_extract_epi32(codes, 4));
+  }
+};
+#endif
+
+#if defined(__AVX512VBMI__) || defined(__AVX2__)
 // A whole bucket; returns the largest magnitude of the one at `next`, whose values come from further away meanwhile.
 template <int BITS>
 INLINE u32 encode_whole(const float* x, u64 i, float factor, const Philox& philox, u8* out, const float* next) {
-  __m512 top[4] = {};
-  for (u64 k = 0; k < BUCKET; k += 2 * TILE) {
-    for (int line = 0; line < 16; ++line) __builtin_prefetch((const char*)(next + k + BUCKET) + 64 * line, 0, 2);
-    for (int line = 0; line < 16; ++line) __builtin_prefetch((const char*)(next + k + 2 * TILE) + 64 * line, 0, 3);
-    U words[8];
-    philox.tiles<2>((i + k) / TILE, words, [](int) INLINE_LAMBDA {});
-    u32 untied = ~0u;
+  constexpr u64 STEP = TOGETHER * TILE, N = Codes<BITS>::N;
+  F top[4] = {};
+  for (u64 k = 0; k < BUCKET; k += STEP) {
+    for (u64 line = 0; line < STEP / 16; ++line) __builtin_prefetch((const char*)(next + k + BUCKET) + 64 * line, 0, 2);
+    for (u64 line = 0; line < STEP / 16; ++line) __builtin_prefetch((const char*)(next + k + 2 * TILE) + 64 * line, 0, 3);
+    U words[STEP / 2 / W];
+    philox.tiles<TOGETHER>((i + k) / TILE, words, [](int) INLINE_LAMBDA {});
+    Codes<BITS> codes(factor);
 #pragma GCC unroll 4
-    for (u64 at = k, t = 0; t < 4; ++t, at += 64) {
-      untied = encode_64<BITS>(x + at, factor, words + 2 * t, out + at * BITS / 8, untied);
+    for (u64 at = 0; at < STEP; at += N) {
+      codes.encode(x + k + at, words + at / 2 / W, out + (k + at) * BITS / 8);
 #pragma GCC unroll 4
-      for (int q = 0; q < 4; ++q) top[q] = _mm512_range_ps(top[q], (__m512)loadf(next + at + 16 * q), 11);  // the greater one
+      for (u64 q = 0; q < N / W; ++q) top[q] = larger(top[q], loadf(next + k + at + q * W));
     }
-    if (__builtin_expect(untied != ~0u, 0)) encode_bucket<BITS>(x + k, i + k, 2 * TILE, factor, philox, out + k * BITS / 8);
+    if (__builtin_expect(codes.tied(), 0)) encode_bucket<BITS>(x + k, i + k, STEP, factor, philox, out + k * BITS / 8);
   }
   return top_lane(most(most((I)top[0], (I)top[1]), most((I)top[2], (I)top[3])));
 }
@@ -153,7 +202,7 @@ INLINE void encode_buckets(const float* x, const Philox& philox, u8* out, float*
     if (s < TINY) s = 0;
     scale[i / BUCKET] = s;
     const float factor = s > 0 ? levels / s : 0.0f;
-#if defined(__AVX512VBMI__)
+#if defined(__AVX512VBMI__) || defined(__AVX2__)
     if (n == BUCKET) {
       const bool whole = rest == BUCKET;
       top = encode_whole<BITS>(x + i, i, factor, philox, out + i * BITS / 8, x + i + (whole ? BUCKET : 0));

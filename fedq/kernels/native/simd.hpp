@@ -79,6 +79,14 @@ INLINE I most(I a, I b) {
 #endif
 }
 
+INLINE F larger(F a, F b) {  // the larger magnitude, a's being known
+#if defined(__AVX512F__)
+  return (F)_mm512_range_ps((__m512)a, (__m512)b, 11);
+#else
+  return (F)most((I)a, (I)b & 0x7fffffff);
+#endif
+}
+
 INLINE u64 least(u64 a, u64 b) { return a < b ? a : b; }
 INLINE u64 bytes_of(u64 bits) { return (bits + 7) >> 3; }
 INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
