@@ -166,14 +166,28 @@ struct Tally {
 
 #elif defined(__AVX2__)
 
-INLINE __m256i look(__m256i low, __m256i high, __m256i at) {  // entry at & 15 of a table of 16; `at` is not masked
+// The entry of a table of 16 at the lowest four bits of `at`; the highest of them is also that of `top`.
+INLINE __m256i look(__m256i low, __m256i high, __m256i at, __m256i top) {
   __m256i a = _mm256_permutevar8x32_epi32(low, at), b = _mm256_permutevar8x32_epi32(high, at);
-  return (__m256i)_mm256_blendv_ps((__m256)a, (__m256)b, (__m256)_mm256_slli_epi32(at, 28));
+  return (__m256i)_mm256_blendv_ps((__m256)a, (__m256)b, (__m256)top);
 }
+// Shifts of the halves of dwords, by multiplying: shifts would compete with the permutations for the same ports.
+INLINE __m256i lower(__m256i x, int shift) {
+  return shift ? _mm256_mulhi_epu16(x, _mm256_set1_epi16((short)(1 << (16 - shift)))) : x;
+}
+INLINE __m256i higher(__m256i x, int shift) { return shift ? _mm256_mullo_epi16(x, _mm256_set1_epi16((short)(1 << shift))) : x; }
 INLINE __m256i plus(__m256i a, __m256i b, float) { return (__m256i)_mm256_add_ps((__m256)a, (__m256)b); }
 INLINE __m256i plus(__m256i a, __m256i b, i32) { return _mm256_add_epi32(a, b); }
 
-// As above with half the lanes: 256 coordinates at a time, L is 0 or 1.
+// Four rows of bytes as dwords -> the same with nibble 2 (j % 4) + j / 4 the four rows' bits at coordinate j of the byte.
+INLINE __m256i nibbles(__m256i rows) {
+  Q x = (Q)rows, t = (x ^ x >> 7) & 0x00AA00AA00AA00AA;
+  x ^= t ^ t << 7;
+  t = (x ^ x >> 14) & 0x0000CCCC0000CCCC;
+  return (__m256i)(x ^ t ^ t << 14);
+}
+
+// 256 coordinates at a time. Sum 8 m + n, lane 4 h + l belongs to nibble n of byte 16 h + 4 m + l.
 template <class T>
 INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, const Row* next) {
   __m256i table[4];
@@ -182,37 +196,34 @@ INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64
     table[2 + h] = _mm256_loadu_si256((const __m256i*)(partial.high + 8 * h));
   }
   for (u64 c = 0; c < n / 8; c += 32) {
-    __m256i r[8], s[8];
-#pragma GCC unroll 8
-    for (int k = 0; k < 8; ++k) r[k] = _mm256_loadu_si256((const __m256i*)(rows[k] + c));
+    __m256i four[2][4];
     if (c % 64 == 0)
       for (int k = 0; k < 8; ++k) prefetch(next[k] + c);
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      s[k] = _mm256_unpacklo_epi8(r[2 * k], r[2 * k + 1]);
-      s[4 + k] = _mm256_unpackhi_epi8(r[2 * k], r[2 * k + 1]);
-    }
 #pragma GCC unroll 2
-    for (int h = 0; h < 2; ++h) {
-      r[4 * h] = _mm256_unpacklo_epi16(s[4 * h], s[4 * h + 1]);
-      r[4 * h + 1] = _mm256_unpacklo_epi16(s[4 * h + 2], s[4 * h + 3]);
-      r[4 * h + 2] = _mm256_unpackhi_epi16(s[4 * h], s[4 * h + 1]);
-      r[4 * h + 3] = _mm256_unpackhi_epi16(s[4 * h + 2], s[4 * h + 3]);
-    }
+    for (int side = 0; side < 2; ++side) {
+      __m256i r[4], s[4];
 #pragma GCC unroll 4
-    for (int h = 0; h < 4; ++h) {
-      s[2 * h] = _mm256_unpacklo_epi32(r[2 * h], r[2 * h + 1]);
-      s[2 * h + 1] = _mm256_unpackhi_epi32(r[2 * h], r[2 * h + 1]);
+      for (int k = 0; k < 4; ++k) r[k] = _mm256_loadu_si256((const __m256i*)(rows[4 * side + k] + c));
+      s[0] = _mm256_unpacklo_epi8(r[0], r[1]), s[1] = _mm256_unpacklo_epi8(r[2], r[3]);
+      s[2] = _mm256_unpackhi_epi8(r[0], r[1]), s[3] = _mm256_unpackhi_epi8(r[2], r[3]);
+      four[side][0] = _mm256_unpacklo_epi16(s[0], s[1]), four[side][1] = _mm256_unpackhi_epi16(s[0], s[1]);
+      four[side][2] = _mm256_unpacklo_epi16(s[2], s[3]), four[side][3] = _mm256_unpackhi_epi16(s[2], s[3]);
     }
-    T* to = sums + 8 * c;
-    for (int m = 0; m < 8; ++m) {
-      __m256i at = (__m256i)transpose8((Q)s[m]);
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) {
-        __m256i lo = look(table[0], table[1], k ? _mm256_srli_epi32(at, 8 * k) : at);
-        __m256i hi = look(table[2], table[3], _mm256_srli_epi32(at, 8 * k + 4));
-        __m256i* sum = (__m256i*)(to + 8 * (4 * m + k));
-        _mm256_store_si256(sum, plus(_mm256_load_si256(sum), plus(lo, hi, T{}), T{}));
+    for (int m = 0; m < 4; ++m) {
+      __m256i at[2], above[2], below[2];
+      for (int side = 0; side < 2; ++side) {
+        at[side] = nibbles(four[side][m]);
+        above[side] = _mm256_srli_epi32(at[side], 16), below[side] = _mm256_slli_epi32(at[side], 16);
+      }
+#pragma GCC unroll 8
+      for (int k = 0; k < 8; ++k) {
+        __m256i part[2];
+        for (int side = 0; side < 2; ++side) {
+          __m256i down = k & 4 ? above[side] : at[side], up = k & 4 ? at[side] : below[side];
+          part[side] = look(table[2 * side], table[2 * side + 1], lower(down, k % 4 * 4), higher(up, 12 - k % 4 * 4));
+        }
+        __m256i* sum = (__m256i*)(sums + 8 * (c + 8 * (u64)m + (u64)k));
+        _mm256_store_si256(sum, plus(_mm256_load_si256(sum), plus(part[0], part[1], T{}), T{}));
       }
     }
   }
@@ -220,21 +231,25 @@ INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64
 
 template <class T>
 INLINE void order(const T* in, T* out) {
-  for (int half = 0; half < 2; ++half, in += 256, out += 256)
+  for (int m = 0; m < 8; ++m, in += 64) {
+    __m256i a[8], b[8];
 #pragma GCC unroll 8
-    for (int m = 0; m < 8; ++m) {
-      __m256i a[4], b[4], c[4];
-      for (int k = 0; k < 4; ++k) a[k] = _mm256_load_si256((const __m256i*)(in + 8 * (4 * m + k)));
-      b[0] = _mm256_unpacklo_epi32(a[0], a[1]), b[1] = _mm256_unpackhi_epi32(a[0], a[1]);
-      b[2] = _mm256_unpacklo_epi32(a[2], a[3]), b[3] = _mm256_unpackhi_epi32(a[2], a[3]);
-      c[0] = _mm256_unpacklo_epi64(b[0], b[2]), c[1] = _mm256_unpackhi_epi64(b[0], b[2]);
-      c[2] = _mm256_unpacklo_epi64(b[1], b[3]), c[3] = _mm256_unpackhi_epi64(b[1], b[3]);
-      for (int w = 0; w < 2; ++w) {
-        __m256i* to = (__m256i*)(out + 16 * m + 8 * w);
-        _mm256_storeu_si256(to, _mm256_permute2x128_si256(c[2 * w], c[2 * w + 1], 0x20));
-        _mm256_storeu_si256(to + 16, _mm256_permute2x128_si256(c[2 * w], c[2 * w + 1], 0x31));
+    for (int j = 0; j < 8; ++j) a[j] = _mm256_load_si256((const __m256i*)(in + 8 * (2 * (j % 4) + j / 4)));
+#pragma GCC unroll 4
+    for (int j = 0; j < 8; j += 2) b[j] = _mm256_unpacklo_epi32(a[j], a[j + 1]), b[j + 1] = _mm256_unpackhi_epi32(a[j], a[j + 1]);
+#pragma GCC unroll 2
+    for (int j = 0; j < 8; j += 4)
+      for (int l = 0; l < 2; ++l) {
+        a[j + 2 * l] = _mm256_unpacklo_epi64(b[j + l], b[j + 2 + l]);
+        a[j + 2 * l + 1] = _mm256_unpackhi_epi64(b[j + l], b[j + 2 + l]);
       }
+#pragma GCC unroll 4
+    for (int l = 0; l < 4; ++l) {
+      T* to = out + 256 * (m / 4) + 8 * (4 * (m % 4) + l);
+      _mm256_storeu_si256((__m256i*)to, _mm256_permute2x128_si256(a[l], a[4 + l], 0x20));
+      _mm256_storeu_si256((__m256i*)(to + 128), _mm256_permute2x128_si256(a[l], a[4 + l], 0x31));
     }
+  }
 }
 constexpr bool ORDERED = false;
 
