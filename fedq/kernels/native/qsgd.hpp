@@ -72,8 +72,8 @@ __attribute__((noinline)) void encode_bucket(const float* x, u64 i, u64 n, float
   pack_codes<BITS>(codes, n, out);
 }
 
-// Below, values keep their signs: 65536 x factor is rounded down to 65536 step + t. A positive one goes up a step where t > r, as
-// above. Of a negative one the magnitude's lower bits are the complement of t, so the step stays unless t exceeds that of r.
+// Below, values keep their signs: 65536 x factor is rounded down to 65536 step + t, and goes up a step where t > r, as above. A
+// negative one has the complement of its magnitude's lower bits for t: it goes up where t exceeds the complement of r.
 
 #if defined(__AVX512VBMI__)
 // Of two vectors of dwords: the lower words in turn, as Philox words hold the coins, and the upper ones; and the lower bytes of
