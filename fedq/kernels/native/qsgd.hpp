@@ -189,6 +189,12 @@ INLINE u32 encode_whole(const float* x, u64 i, float factor, const Philox& philo
   }
   return top_lane(most(most((I)top[0], (I)top[1]), most((I)top[2], (I)top[3])));
 }
+#else
+template <int BITS>
+INLINE u32 encode_whole(const float* x, u64 i, float factor, const Philox& philox, u8* out, const float* next) {
+  encode_bucket<BITS>(x, i, BUCKET, factor, philox, out);
+  return top_of<false>(next, 0, BUCKET);
+}
 #endif
 
 template <int BITS>
@@ -202,18 +208,10 @@ INLINE void encode_buckets(const float* x, const Philox& philox, u8* out, float*
     if (s < TINY) s = 0;
     scale[i / BUCKET] = s;
     const float factor = s > 0 ? levels / s : 0.0f;
-#if defined(__AVX512VBMI__) || defined(__AVX2__)
-    if (n == BUCKET) {
-      const bool whole = rest == BUCKET;
-      top = encode_whole<BITS>(x + i, i, factor, philox, out + i * BITS / 8, x + i + (whole ? BUCKET : 0));
-      if (whole) continue;
-    } else {
-      encode_bucket<BITS>(x + i, i, n, factor, philox, out + i * BITS / 8);
-    }
-#else
-    encode_bucket<BITS>(x + i, i, n, factor, philox, out + i * BITS / 8);
-#endif
-    top = top_of<false>(x + i + n, 0, rest);
+    const bool whole = rest == BUCKET;
+    if (n == BUCKET) top = encode_whole<BITS>(x + i, i, factor, philox, out + i * BITS / 8, x + i + (whole ? BUCKET : 0));
+    else encode_bucket<BITS>(x + i, i, n, factor, philox, out + i * BITS / 8);
+    if (!whole) top = top_of<false>(x + i + n, 0, rest);
   }
 }
 

@@ -244,14 +244,18 @@ struct Look256 {
 };
 #endif
 
-// The 8 x 8 bit matrix whose row r is byte r, transposed.
+// The 8 x 8 bit matrix whose row r is byte r: its four 4 x 4 blocks transposed; and all of it.
 template <class T>
-INLINE T transpose8(T x) {
+INLINE T transpose4(T x) {
   T t = (x ^ x >> 7) & 0x00AA00AA00AA00AA;
   x ^= t ^ t << 7;
   t = (x ^ x >> 14) & 0x0000CCCC0000CCCC;
-  x ^= t ^ t << 14;
-  t = (x ^ x >> 28) & 0x00000000F0F0F0F0;
+  return x ^ t ^ t << 14;
+}
+template <class T>
+INLINE T transpose8(T x) {
+  x = transpose4(x);
+  T t = (x ^ x >> 28) & 0x00000000F0F0F0F0;
   return x ^ t ^ t << 28;
 }
 

@@ -179,15 +179,8 @@ INLINE __m256i higher(__m256i x, int shift) { return shift ? _mm256_mullo_epi16(
 INLINE __m256i plus(__m256i a, __m256i b, float) { return (__m256i)_mm256_add_ps((__m256)a, (__m256)b); }
 INLINE __m256i plus(__m256i a, __m256i b, i32) { return _mm256_add_epi32(a, b); }
 
-// Four rows of bytes as dwords -> the same with nibble 2 (j % 4) + j / 4 the four rows' bits at coordinate j of the byte.
-INLINE __m256i nibbles(__m256i rows) {
-  Q x = (Q)rows, t = (x ^ x >> 7) & 0x00AA00AA00AA00AA;
-  x ^= t ^ t << 7;
-  t = (x ^ x >> 14) & 0x0000CCCC0000CCCC;
-  return (__m256i)(x ^ t ^ t << 14);
-}
-
-// 256 coordinates at a time. Sum 8 m + n, lane 4 h + l belongs to nibble n of byte 16 h + 4 m + l.
+// 256 coordinates at a time, four clients at a time: their four bytes as a dword, transposed in blocks, hold their bits at
+// coordinate j of the byte in nibble 2 (j % 4) + j / 4. Sum 8 m + n, lane 4 h + l belongs to nibble n of byte 16 h + 4 m + l.
 template <class T>
 INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, const Row* next) {
   __m256i table[4];
@@ -212,7 +205,7 @@ INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64
     for (int m = 0; m < 4; ++m) {
       __m256i at[2], above[2], below[2];
       for (int side = 0; side < 2; ++side) {
-        at[side] = nibbles(four[side][m]);
+        at[side] = (__m256i)transpose4((Q)four[side][m]);
         above[side] = _mm256_srli_epi32(at[side], 16), below[side] = _mm256_slli_epi32(at[side], 16);
       }
 #pragma GCC unroll 8
