@@ -6,10 +6,14 @@ the name `(purpose, *place)` is hashed with BLAKE2b, so streams are independent 
 """
 
 import hashlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, final, overload
 
 import numpy as np
+from numpy.typing import NDArray
+
+_PERSON = b"fedq"
+_STREAMS = 2**63 - 1
 
 
 class Key(NamedTuple):
@@ -17,6 +21,25 @@ class Key(NamedTuple):
 
     seed: int
     stream: int
+
+
+@final
+class Keys(Sequence[Key]):
+    """Streams of one seed, as an array [K] of their ids: what kernels take for K clients."""
+
+    def __init__(self, seed: int, streams: NDArray[np.uint64]) -> None:
+        self.seed, self.streams = seed, streams
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    @overload
+    def __getitem__(self, k: int) -> Key: ...
+    @overload
+    def __getitem__(self, k: slice) -> "Keys": ...
+    def __getitem__(self, k: int | slice) -> "Key | Keys":
+        some = self.streams[k]
+        return Keys(self.seed, some) if isinstance(some, np.ndarray) else Key(self.seed, int(some))
 
 
 def rng(seed: int, purpose: str, *place: int | str) -> np.random.Generator:
@@ -31,9 +54,20 @@ def rng(seed: int, purpose: str, *place: int | str) -> np.random.Generator:
 def key(seed: int, purpose: str, *place: int | str) -> Key:
     """The kernels' stream for one purpose at one place, such as `key(seed, "up", round_, partition, name)`."""
     stream = int.from_bytes(_digest(0, purpose, place, size=8), "little")
-    return Key(seed & (2**64 - 1), stream & (2**63 - 1))
+    return Key(seed & (2**64 - 1), stream & _STREAMS)
+
+
+def keys(seed: int, purpose: str, *place: int | str, each: Iterable[int], then: Sequence[str] = ()) -> Keys:
+    """`key(seed, purpose, *place, e, *then)` for every `e` of `each`, in a third of the time."""
+    start, end = repr((0, purpose, *place))[:-1] + ", ", "".join(f", {word!r}" for word in then) + ")"
+    begun, digests = hashlib.blake2b(start.encode(), digest_size=8, person=_PERSON), bytearray()
+    for e in each:
+        name = begun.copy()
+        name.update(f"{e}{end}".encode())
+        digests += name.digest()
+    return Keys(seed & (2**64 - 1), np.frombuffer(digests, "<u8") & np.uint64(_STREAMS))
 
 
 def _digest(seed: int, purpose: str, place: Sequence[int | str], *, size: int) -> bytes:
     name = repr((seed, purpose, *place)).encode()
-    return hashlib.blake2b(name, digest_size=size, person=b"fedq").digest()
+    return hashlib.blake2b(name, digest_size=size, person=_PERSON).digest()

@@ -373,6 +373,7 @@ class _Toy:
         import torch
 
         self.matrices = torch.ones(12)
+        self.chain: Any = None
 
     def gradient(self, w_KD: Any, x_KB: Any, y_KB: Any) -> tuple[Any, Any]:
         error = (x_KB * w_KD[:, None, :]).sum(-1) - y_KB

@@ -11,7 +11,7 @@ import torch
 from fedq.build import Simulation, build
 from fedq.clients.app import train_ahead
 from fedq.config import make_config
-from fedq.kernels import _reference_dense, active, records
+from fedq.kernels import _reference_steps, active, records
 from fedq.models import MODELS, mlp, model
 from fedq.models.network import Blueprint, Network
 from fedq.models.stacked import Stacked, stackable
@@ -153,10 +153,10 @@ def test_packing_together_changes_no_bit(codec: str) -> None:
 
 
 def test_a_run_has_the_bits_of_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever core takes the gradients."""
+    """Whichever core trains."""
     config = make_config(**{**SETTINGS, "codec": "binary"}, strategy="fedvote", client="latent")
     one = final(build(config))
-    monkeypatch.setattr(active, "dense_gradient", _reference_dense.dense_gradient, raising=False)
+    monkeypatch.setattr(active, "dense_descent_", _reference_steps.dense_descent_, raising=False)
     other = final(build(config))
     assert all((one[n] == other[n]).all() for n in one)
 
@@ -169,19 +169,17 @@ def test_clients_of_unequal_steps_train_alone() -> None:
     assert all((together[n] == each[n]).all() for n in together)
 
 
-def test_a_client_that_diverges_in_a_cohort_fails_alone() -> None:
+def test_a_client_that_diverges_in_a_cohort_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is that client's; the others' replies are used."""
     config = make_config(**SETTINGS, strategy="fedavg", tolerate=0.5)
     simulation = build(config)
-    network = simulation.trainer._network(simulation.initial, stacked=True).__enter__()
-    gradient = network.gradient
+    descend_ = active.dense_descent_
 
-    def poisoned(w: Any, x: Any, y: Any) -> Any:
-        losses, g = gradient(w, x, y)
-        g[2] = float("nan")
-        return losses, g
+    def poisoned(chain: Any, w_KD: Any, *given: Any, **more: Any) -> Any:
+        if len(w_KD) > 1:
+            w_KD[2] = np.nan
+        return descend_(chain, w_KD, *given, **more)
 
-    network.gradient = poisoned
-    simulation.trainer._idle[(True, *simulation.initial)].append(network)
+    monkeypatch.setattr(active, "dense_descent_", poisoned, raising=False)
     record = next(iter(simulation.rounds(simulation.initial, 1, 1)))
     assert (record.clients, record.failed) == (19, 1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedq.clients.optimizers import Adam, Sgd, _through_tanh, tanh_half
+from fedq.clients.optimizers import Adam, Sgd, Through, _times_slope, tanh_half
 from fedq.errors import FedqError
 from fedq.models import MODELS, model
 from fedq.models.dropout import Dropout, rekey_
@@ -264,8 +264,8 @@ def test_adam_of_other_devices_is_the_kernels() -> None:
     w, v = tanh_half(s), 2 * torch.sigmoid(t) - 1
     for _ in range(20):
         g = torch.randn(50)
-        here.latent_step_(s, w, g.clone(), 1.5)
-        there._by_torch(t, _through_tanh(v, g.clone(), 1.5), there._next(t))
+        here.step_(w, g.clone(), Through(s, 1.5))
+        there._by_torch(t, _times_slope(v, g.clone(), Through(t, 1.5)), there.plan(t, 1)[0][0])
         v = 2 * torch.sigmoid(t) - 1
     torch.testing.assert_close(s, t, rtol=2e-5, atol=2e-6)
     torch.testing.assert_close(w, v, rtol=0, atol=1e-6)

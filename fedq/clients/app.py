@@ -96,7 +96,7 @@ def train_ahead(
 
     def packed(arrays_K: Arrays, round_: int, partitions: Sequence[int]) -> list[ArrayRecord]:
         assert codec is not None
-        return records.encode_rows(arrays_K, codec, seed, "up", [(round_, partition) for partition in partitions])
+        return records.encode_rows(arrays_K, codec, seed, "up", round_, each=partitions)
 
     def ahead(messages: Sequence[Message], partitions: Sequence[int]) -> AbstractContextManager[None]:
         asked = messages[0].content

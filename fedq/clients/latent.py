@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedq.clients.local import Batches, Differentiable, StepOptions, mean_loss
-from fedq.clients.optimizers import optimizer, tanh_half
+from fedq.clients.local import Batches, Differentiable, StepOptions
+from fedq.clients.optimizers import Through, descend_, optimizer, tanh_half
 
 INSIDE = 1 - 1e-6  # keeps atanh finite; the server's clip (F9) is far inside
 
@@ -38,9 +38,4 @@ class Latent:
         start = w_KD[:1] if w_KD.stride(0) == 0 else w_KD  # clients that start alike: once for all
         s = 2 * torch.atanh(start.clamp(-INSIDE, INSIDE))  # F10; s = 2 a h moves 2 a times as far as h
         w, s = (x.expand(w_KD.shape).clone() for x in (tanh_half(s), s))
-        losses = list[Tensor]()
-        for x, y in batches:
-            loss, g = network.gradient(w, x, y)
-            steps.latent_step_(s, w, g, a)  # F1, F3; d tanh(a h) / dh = a (1 - w^2)
-            losses.append(loss)
-        return w, mean_loss(losses)
+        return w, descend_(network, w, batches, steps, latent=Through(s, a))  # F1, F3; d tanh(a h) / dh = a (1 - w^2)

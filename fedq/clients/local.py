@@ -1,16 +1,39 @@
 """The contract of local algorithms. Shapes: K clients, D trained weights, B examples a batch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, final, runtime_checkable
 
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
+from fedq.kernels._reference_dense import Chain
 from fedq.options import Options
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # x_KB [K, B, *shape] float32, y_KB [K, B] int64: one pair a local step
+
+
+@final
+@dataclass(frozen=True)
+class Drawn:
+    """The batches of K clients, as places among their examples: for S steps and B examples a batch, [K, S, B].
+
+    `change` augments a batch [K, B, ...]; `heard` is called before a step, and raises where training is given up.
+    """
+
+    x: Tensor
+    y: Tensor
+    places: Tensor
+    change: Callable[[Tensor], Tensor] | None
+    heard: Callable[[], None]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for place_KB in self.places.unbind(1):
+            self.heard()
+            x_KB = self.x[place_KB]
+            yield self.change(x_KB) if self.change else x_KB, self.y[place_KB]
 
 
 def mean_loss(losses: Sequence[Tensor]) -> Tensor:
@@ -63,6 +86,7 @@ class Differentiable(Protocol):
     """What a local algorithm needs of a network (`fedq.models.network.Network` is one)."""
 
     matrices: Tensor  # [D]: 1 for the weights of linear and convolutional layers, 0 for biases and norms
+    chain: Chain | None  # its layers, where kernels know them all
 
     def gradient(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of each client's batch and its gradient: [K], [K, D]."""

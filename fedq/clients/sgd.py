@@ -6,8 +6,8 @@ from typing import Literal, final
 from pydantic import Field
 from torch import Tensor
 
-from fedq.clients.local import Batches, Differentiable, StepOptions, mean_loss
-from fedq.clients.optimizers import optimizer
+from fedq.clients.local import Batches, Differentiable, StepOptions
+from fedq.clients.optimizers import descend_, optimizer
 
 
 class SgdOptions(StepOptions):
@@ -41,14 +41,6 @@ def descend(
     more: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weights after local steps from `w_KD`, and the mean loss [K]; `more` is the gradient of a term of its own."""
+    w = w_KD.clone()
     steps = optimizer(o.optimizer, o.lr, o.momentum)
-    w, losses = w_KD.clone(), []
-    for x, y in batches:
-        loss, g = network.gradient(w, x, y)
-        if o.weight_decay:
-            g = g + o.weight_decay * w
-        if more is not None:
-            g = g + more(w)
-        steps.step_(w, g)
-        losses.append(loss)
-    return w, mean_loss(losses)
+    return w, descend_(network, w, batches, steps, decay=o.weight_decay, more=more)

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedq.clients.local import Batches, TrainOptions
+from fedq.clients.local import Drawn, TrainOptions
 from fedq.data import Dataset, Examples, Inputs
 from fedq.data.text import TextInputs
 from fedq.kernels import active as kernels
-from fedq.rng import Key, key, rng
+from fedq.rng import Key, keys, rng
+
+KEPT = 2**24  # values of a data set that is kept as tensors, 64 MiB: a larger one is turned into them as it is met
 
 
 @dataclass(frozen=True)
@@ -49,37 +52,39 @@ class Shards:
         own, n = self._own(partition)
         return self.data.train.take(own[:n])
 
-    def batches(self, partitions: Sequence[int], o: TrainOptions, round_: int) -> Batches:
-        """The round's full batches of K partitions that make the same number of steps, augmented.
+    def batches(
+        self, partitions: Sequence[int], o: TrainOptions, round_: int, heard: Callable[[], None] = lambda: None
+    ) -> Drawn:
+        """The round's full batches of K partitions that make as many steps, augmented; `heard` as in `Drawn`.
 
         Each partition's shuffled epochs are laid end to end; a batch may span two epochs.
         """
         own = [self.training(partition) for partition in partitions]
-        needed = o.steps(len(own[0])) * o.batch_size
-        orders = shuffled([key(self.seed, "batch", round_, p) for p in partitions], [len(e) for e in own], needed)
-        met = [  # the examples that a client meets, and in which order if not in this one, once each
-            (e[order], None) if needed <= len(e) else (e, order)  # no image is scaled for nothing
-            for e, order in zip(own, orders, strict=True)
-        ]
-        x, y = self.inputs.tensors(self._joined(partitions, [examples for examples, _ in met]))
-        if all(order is None for _, order in met):  # each example once, in order: nothing to gather
-            x_KSB, y_KSB = (t.view(len(met), -1, o.batch_size, *t.shape[1:]) for t in (x, y))
-            steps: Batches = zip(x_KSB.unbind(1), y_KSB.unbind(1), strict=True)
+        sizes, needed = [len(e) for e in own], o.steps(len(own[0])) * o.batch_size
+        orders = shuffled(keys(self.seed, "batch", round_, each=partitions), sizes, needed)
+        if self._whole:
+            (x, y), place = self._whole, np.stack([e[order] for e, order in zip(own, orders, strict=True)])
         else:
-            start_K = np.cumsum([0, *(len(examples) for examples, _ in met[:-1])])
-            places = [
-                start + (np.arange(len(e)) if order is None else order)
-                for start, (e, order) in zip(start_K, met, strict=True)
-            ]
-            place_KSB = torch.from_numpy(np.stack(places).reshape(len(met), -1, o.batch_size))
-            steps = ((x[place_KB], y[place_KB]) for place_KB in place_KSB.unbind(1))
+            once_K = [needed <= size for size in sizes]  # who meets no example twice: the others stay away
+            met = [e[order] if once else e for e, order, once in zip(own, orders, once_K, strict=True)]
+            x, y = self.inputs.tensors(self._joined(partitions, met))
+            start_K = np.cumsum([0, *map(len, met[:-1])])[:, None]
+            place = start_K + np.where(np.array(once_K)[:, None], np.arange(needed), orders)
+        place_KSB = torch.from_numpy(place.reshape(len(own), -1, o.batch_size))
         if self.inputs.augment == "none":
-            yield from steps
-            return
+            return Drawn(x, y, place_KSB, None, heard)
         changing = [rng(self.seed, "augment", round_, partition) for partition in partitions]
-        for x_KB, y_KB in steps:
-            changed = [self.inputs.training(x_B, r) for x_B, r in zip(x_KB, changing, strict=True)]
-            yield torch.stack(changed), y_KB
+
+        def changed(x_KB: torch.Tensor) -> torch.Tensor:
+            return torch.stack([self.inputs.training(x_B, r) for x_B, r in zip(x_KB, changing, strict=True)])
+
+        return Drawn(x, y, place_KSB, changed, heard)
+
+    @cached_property
+    def _whole(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """All training examples as tensors, where that is little, and every client sees the same."""
+        few = self.poison is None and isinstance(self.inputs, Inputs) and self.data.train.x.size <= KEPT
+        return self.inputs.tensors(self.taken(0, np.arange(len(self.data.train)))) if few else None
 
     def _joined(self, partitions: Sequence[int], wanted: Sequence[NDArray[np.int64]]) -> Examples:
         """The examples that each partition wants, as it sees them, one partition after the other."""
@@ -95,16 +100,16 @@ class Shards:
         return (rng(self.seed, "keep", partition).permutation(own) if n else own), n
 
 
-def shuffled(keys: Sequence[Key], sizes: Sequence[int], needed: int) -> NDArray[np.int64]:
+def shuffled(streams: Sequence[Key], sizes: Sequence[int], needed: int) -> NDArray[np.int64]:
     """[K, needed]: shuffled epochs of 0 ... n - 1 for each client's n in `sizes`, laid end to end.
 
     Epoch e stands in the order of words e n ... (e + 1) n - 1 of the client's stream (of equal ones, as they came).
     """
-    found = np.empty((len(keys), needed), np.int64)
+    found = np.empty((len(streams), needed), np.int64)
     for n in set(sizes):
         clients = [k for k, size in enumerate(sizes) if size == n]
-        epochs = -(-needed // n)
-        words = kernels.random_words([keys[k] for k in clients], epochs * n).reshape(len(clients), epochs, n)
+        epochs, some = -(-needed // n), streams if len(clients) == len(streams) else [streams[k] for k in clients]
+        words = kernels.random_words(some, epochs * n).reshape(len(clients), epochs, n)
         drawn = words.astype(np.uint64) << np.uint64(32) | np.arange(n, dtype=np.uint64)
         if needed < n:
             drawn = np.partition(drawn, needed)[..., :needed]  # a few of many: the others need no order

@@ -20,7 +20,7 @@ from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedq.clients.local import Batches, LocalAlgorithm, Remembering, TrainOptions
+from fedq.clients.local import LocalAlgorithm, Remembering, TrainOptions
 from fedq.clients.private import Own, Private
 from fedq.clients.shards import Shards
 from fedq.data import Examples
@@ -167,7 +167,7 @@ class Trainer:
     ) -> "_Cohort":
         algorithm: Any  # of the kind that `_remembers` says
         algorithm, options = self._at(round_, told)
-        batches = self._unless_stopped(self._shards.batches(partitions, options, round_))
+        batches = self._shards.batches(partitions, options, round_, self._heard)
         with self._network(weights, stacked=self._stackable) as network:
             start_D = network.flatten(weights)
             start_KD, kept_K = start_D.expand(len(partitions), -1), [dict[str, NDArray[np.float32]]()] * len(partitions)
@@ -200,8 +200,7 @@ class Trainer:
             before_D = network.flatten(beside.previous) if beside.previous else None
 
             def taken(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-                if self.stop.is_set():
-                    raise Abandoned
+                self._heard()
                 return self._shards.inputs.tensors(self._shards.taken(partition, where[indices]))
 
             own = Own(len(where), taken, (round_, partition), told, before_D)
@@ -211,11 +210,9 @@ class Trainer:
             told_loss = loss if getattr(self._options, "tell_loss", False) else 0.0
             return trained._replace(loss=told_loss, ledger=ledger)
 
-    def _unless_stopped(self, batches: Batches) -> Batches:
-        for batch in batches:
-            if self.stop.is_set():
-                raise Abandoned
-            yield batch
+    def _heard(self) -> None:
+        if self.stop.is_set():
+            raise Abandoned
 
     def examples(self, partition: int) -> int:
         """How many examples `partition` trains on."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedq.kernels._reference import BUCKET, F32, I8, U8
 from fedq.kernels._reference_votes import Numbers, Rows
-from fedq.rng import Key
+from fedq.rng import Key, Keys
 
 MOST = 1 << 32  # coordinates: indices of 32 bits, and Philox blocks below 2^32
 
@@ -99,4 +99,6 @@ def checked_weights(weights: Numbers, n: int) -> Numbers:
 
 def parts_of(keys: Sequence[Key]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """The seeds, and the streams."""
+    if isinstance(keys, Keys):
+        return np.full(len(keys), keys.seed, np.uint64), keys.streams
     return np.array([key.seed for key in keys], np.uint64), np.array([key.stream for key in keys], np.uint64)

@@ -52,6 +52,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # result, parameters; those of nati
     "planes_add": (None, _P, _N, _P, _I, _N, _N),
     "dense_gradient": (_I, _P, _N, _P, _N, _N, _N, _P, _S, _P, _S, _P, _S, _P, _P),
     "adam": (None, _P, _P, _P, _P, _P, _F, _F, _F, _F, _F, _F, _N),
+    "sgd": (None, _P, _P, _P, _P, _F, _F, _F, _N),
+    "dense_descent": (_I, _P, _N, _P, *[_N] * 4, _P, _P, _N, *[_P] * 6, _F, _F, _F, _P),
     "tanh_half": (None, _P, _P, _N),
     "random_words": (None, _P, _P, _N, _P, _N),
     "floor_read": (_N, _P, _N),

@@ -10,7 +10,7 @@ from fedq.kernels import _native
 from fedq.kernels._checks import address, checked, output, parts_of
 from fedq.kernels._reference import F32, U32
 from fedq.kernels._reference_dense import I64, Chain, checked_batches, raise_for_labels
-from fedq.kernels._reference_steps import Rates
+from fedq.kernels._reference_steps import Rates, checked_descent, raise_for_places
 from fedq.rng import Key
 
 
@@ -47,6 +47,54 @@ def adam_(x: F32, g: F32, m: F32, v: F32, rates: Rates, *, w: F32 | None = None,
     moved = [address(output(array, np.float32, g.shape)) for array in (x, m, v)]
     latent = None if w is None else address(output(w, np.float32, g.shape))
     _native.call("adam", checked(g, np.float32), *moved, latent, slope, *rates, g.size)
+
+
+def sgd_(
+    x: F32,
+    g: F32,
+    rate: float,
+    *,
+    v: F32 | None = None,
+    momentum: float = 0.0,
+    w: F32 | None = None,
+    slope: float = 0.0,
+) -> None:
+    """See `_reference_steps`."""
+    moved = [None if array is None else address(output(array, np.float32, g.shape)) for array in (x, v, w)]
+    _native.call("sgd", checked(g, np.float32), *moved, slope, momentum, rate, g.size)
+
+
+def dense_descent_(
+    chain: Chain,
+    w_KD: F32,
+    x: F32,
+    labels: I64,
+    place_KSB: I64,
+    rates: F32,
+    total_K: NDArray[np.float64],
+    *,
+    s: F32 | None = None,
+    m: F32 | None = None,
+    v: F32 | None = None,
+    slope: float = 0.0,
+    momentum: float = 0.0,
+    decay: float = 0.0,
+) -> None:
+    """See `_reference_steps`."""
+    K, S, B = checked_descent(chain, w_KD, x, labels, place_KSB, rates, total_K, (s, m, v))
+    moved = [None if array is None else address(output(array, np.float32, w_KD.shape)) for array in (w_KD, s, m, v)]
+    given = [np.ascontiguousarray(array) for array in (x, labels, place_KSB, rates)]
+    at, of, where, by = map(address, given)
+    settings = by, slope, momentum, decay, address(output(total_K, np.float64, (K,)))
+    failed = K and _native.call(
+        "dense_descent", *chain.place, K, S, B, chain.d, at, of, len(labels), where, *moved, *settings
+    )
+    if failed == 2:
+        raise_for_places(len(labels))
+    if failed > 0:
+        raise_for_labels(chain)
+    if failed:
+        raise MemoryError
 
 
 def tanh_half(s: F32, *, out: F32 | None = None) -> F32:

@@ -1,4 +1,4 @@
-"""The NumPy specification of the steps of local training: Adam, also on latent weights whose tanh the network uses.
+"""The NumPy specification of the steps of local training: SGD and Adam, also on latent weights w = tanh(x / 2).
 
 Arithmetic is float32, one rounded operation at a time in the order written here, on elements that never meet: so the
 bits are the same in every core, and for any number of clients together.
@@ -8,19 +8,23 @@ from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedq.kernels._reference import F32
-from fedq.kernels._reference_dense import exponential
+from fedq.kernels._reference_dense import I64, Chain, dense_gradient, exponential, raise_for_labels
 
 
 class Rates(NamedTuple):
-    """What a step of Adam moves by (Kingma and Ba 2015, algorithm 1, both halves of its fraction times a constant)."""
+    """What a step of Adam moves by (Kingma and Ba 2015, algorithm 1, both halves of its fraction times a constant).
+
+    Of those of a step of SGD only `rate` counts.
+    """
 
     to_m: float  # m goes this share of its way to g
     to_v: float  # of g^2, this is added to v
     keeps: float  # and this is what v keeps of itself
     rate: float  # weights move by rate * m / (sqrt(v) + floor)
-    floor: float
+    floor: float = 0.0
 
     @classmethod
     def at(cls, t: int, lr: float, beta1: float, beta2: float, epsilon: float) -> "Rates":
@@ -43,6 +47,100 @@ def adam_(x: F32, g: F32, m: F32, v: F32, rates: Rates, *, w: F32 | None = None,
         x -= rate * (m / (np.sqrt(v) + floor))
         if w is not None:
             tanh_half(x, out=w)
+
+
+def sgd_(
+    x: F32,
+    g: F32,
+    rate: float,
+    *,
+    v: F32 | None = None,
+    momentum: float = 0.0,
+    w: F32 | None = None,
+    slope: float = 0.0,
+) -> None:
+    """Move x along gradient g, with a velocity v if there is one, in place; `w` and `slope` as for `adam_`."""
+    with np.errstate(all="ignore"):
+        if w is not None:
+            g = g * (np.float32(slope) - np.float32(slope) * (w * w))
+        if v is not None:
+            v[...] = v * np.float32(momentum) + g
+            g = v
+        x -= np.float32(rate) * g
+        if w is not None:
+            tanh_half(x, out=w)
+
+
+def dense_descent_(
+    chain: Chain,
+    w_KD: F32,
+    x: F32,
+    labels: I64,
+    place_KSB: I64,
+    rates: F32,
+    total_K: NDArray[np.float64],
+    *,
+    s: F32 | None = None,
+    m: F32 | None = None,
+    v: F32 | None = None,
+    slope: float = 0.0,
+    momentum: float = 0.0,
+    decay: float = 0.0,
+) -> None:
+    """S local steps of K clients, in place; each one's losses are added to `total_K`, one after the other.
+
+    Batches stand at `place_KSB` among examples x [n, ...] with `labels` [n]. `rates` [S, 5] are `Rates`; with moments m
+    and v [K, D] the steps are Adam's, else SGD's. Where `s` is given, w = tanh(s / 2). ValueError for arrays that do
+    not belong together, labels that are no class and places where nothing is.
+    """
+    checked_descent(chain, w_KD, x, labels, place_KSB, rates, total_K, (s, m, v))
+    if ((place_KSB < 0) | (place_KSB >= len(labels))).any():
+        raise_for_places(len(labels))
+    if not np.isin(labels[place_KSB], np.arange(chain.layers[-1].outputs)).all():
+        raise_for_labels(chain)
+    x = x.reshape(len(x), chain.layers[0].inputs)
+    for step, to in enumerate(rates.tolist()):
+        place_KB = place_KSB[:, step]
+        loss_K, g = dense_gradient(chain, w_KD, x[place_KB], labels[place_KB])
+        total_K += loss_K
+        if decay:
+            with np.errstate(all="ignore"):
+                g = g + np.float32(decay) * w_KD
+        moved, latent = (w_KD, None) if s is None else (s, w_KD)
+        if m is not None and v is not None:
+            adam_(moved, g, m, v, Rates(*to), w=latent, slope=slope)
+        else:
+            sgd_(moved, g, Rates(*to).rate, v=v, momentum=momentum, w=latent, slope=slope)
+
+
+def checked_descent(
+    chain: Chain,
+    w_KD: F32,
+    x: F32,
+    labels: I64,
+    place_KSB: I64,
+    rates: F32,
+    total_K: NDArray[np.float64],
+    kept: tuple[F32 | None, ...],
+) -> tuple[int, int, int]:
+    """K, S and B. ValueError for arrays that do not belong together."""
+    K, S, B = place_KSB.shape if place_KSB.ndim == 3 else (0, 0, 0)
+    n = len(labels) if labels.ndim == 1 else -1
+    sizes = S and B and w_KD.shape == (K, chain.d) and rates.shape == (S, 5) and total_K.shape == (K,)
+    whole = x.size == n * chain.layers[0].inputs and x.shape[:1] == (n,)
+    types = w_KD.dtype == x.dtype == rates.dtype == np.float32 and labels.dtype == place_KSB.dtype == np.int64
+    alike = total_K.dtype == np.float64 and all(
+        a is None or (a.shape == w_KD.shape and a.dtype == np.float32) for a in kept
+    )
+    if not (sizes and whole and types and alike) or (kept[1] is not None and kept[2] is None):
+        shapes = ", ".join(f"{a.dtype} of shape {a.shape}" for a in (w_KD, x, labels, place_KSB, rates))
+        raise ValueError(f"weights, examples, labels, places and rates do not belong together: {shapes}")
+    return K, S, B
+
+
+def raise_for_places(n: int) -> None:
+    """ValueError that says which places there are."""
+    raise ValueError(f"places are 0 to {n - 1}, there are others")
 
 
 def tanh_half(s: F32, *, out: F32 | None = None) -> F32:

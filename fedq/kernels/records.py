@@ -10,7 +10,7 @@ from fedq._flower import filled
 from fedq.errors import FedqError
 from fedq.kernels import CODECS, codec
 from fedq.kernels.codec import PackedCodec
-from fedq.rng import Key, key
+from fedq.rng import Key, key, keys
 
 Arrays = Mapping[str, NDArray[np.float32]]
 _NO_BITS = Key(0, 0)
@@ -53,14 +53,14 @@ def encode(
 
 
 def encode_rows(
-    arrays_K: Arrays, by: PackedCodec, seed: int, purpose: str, places: Sequence[tuple[int, ...]]
+    arrays_K: Arrays, by: PackedCodec, seed: int, purpose: str, *place: int | str, each: Sequence[int]
 ) -> list[ArrayRecord]:
-    """Named arrays of K clients [K, ...], packed as `encode` would at each client's place; a record for each."""
-    packed = {
-        name: by.encode_rows(x_K, [_bits(by, seed, purpose, *place, name) for place in places])
-        for name, x_K in arrays_K.items()
-    }
-    return [record({name: rows[k] for name, rows in packed.items()}) for k in range(len(places))]
+    """Arrays of K clients [K, ...], packed as `encode` would at (*place, k) for each k of `each`; K records."""
+    packed = {}
+    for name, x_K in arrays_K.items():
+        bits = keys(seed, purpose, *place, each=each, then=[name]) if by.draws else [_NO_BITS] * len(each)
+        packed[name] = by.encode_rows(x_K, bits)
+    return [record(dict(zip(packed, rows, strict=True))) for rows in zip(*packed.values(), strict=True)]
 
 
 def _bits(by: PackedCodec, seed: int, purpose: str, *place: int | str) -> Key:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedq.errors import FedqError
+from fedq.kernels._reference_dense import Chain
 from fedq.models import model
 from fedq.models.dropout import rekey_
 from fedq.models.initial import initial
@@ -102,6 +103,8 @@ def _own(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 class Flat:
     """Named weights of these shapes, and the flat vector [D] that they are one after the other."""
+
+    chain: Chain | None = None  # the layers, where kernels know them all
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], device: str = "cpu") -> None:
         self.shapes, self.device = shapes, device

@@ -27,14 +27,15 @@ class Stacked(Flat):
         assert stackable(module)
         parameters = dict(module.named_parameters())
         super().__init__({name: tuple(parameters[name].shape) for name in names}, blueprint.device)
-        self._chain = _chain(module, self.shapes, weights)
-        self._fixed = torch.from_numpy(self._chain.fixed).to(self.device)
+        self._layers = _chain(module, self.shapes, weights)
+        self.chain = self._layers if self.device == "cpu" else None
+        self._fixed = torch.from_numpy(self._layers.fixed).to(self.device)
 
     def gradient(self, w_KD: Tensor, x_KB: Tensor, y_KB: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy [K] of each client's batch at its weights, and the gradient [K, D]."""
-        if self.device != "cpu":
+        if self.chain is None:
             return self._differentiated(w_KD, x_KB, y_KB)
-        loss_K, g_KD = kernels.dense_gradient(self._chain, w_KD.numpy(), x_KB.numpy(), y_KB.numpy())
+        loss_K, g_KD = kernels.dense_gradient(self.chain, w_KD.numpy(), x_KB.numpy(), y_KB.numpy())
         return torch.from_numpy(loss_K), torch.from_numpy(g_KD)
 
     @torch.enable_grad()
@@ -48,7 +49,7 @@ class Stacked(Flat):
             return own.reshape(-1, *shape)
 
         x, y_KB = x_KB.to(self.device).flatten(2), y_KB.to(self.device)
-        for layer in self._chain.layers:
+        for layer in self._layers.layers:
             if layer.kind == LINEAR:
                 x = x @ part(layer.weight, layer.outputs, layer.inputs).mT
             elif layer.kind == RELU:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedq.kernels import _native, _native_training, _reference_steps
 from fedq.kernels._reference import random_words
-from fedq.kernels._reference_steps import Rates, adam_, tanh_half
+from fedq.kernels._reference_steps import Rates, adam_, sgd_, tanh_half
 from fedq.rng import Key
 from tests.kernels.cores import FOUND, ISAS, alike, each_core, same, unaligned
 
@@ -89,3 +89,39 @@ def test_what_does_not_belong_together_is_refused(kernel, monkeypatch):
         arrays[i] = np.zeros((2, 4), np.float32)
         with pytest.raises(ValueError, match="shape"):
             kernel(*arrays, rates)
+
+
+def sgd_steps(module, shape, seed, strange, latent, momentum, move=lambda x: x):
+    """All that two steps write to."""
+    x = drawn(shape, seed, strange)
+    v, w = np.zeros_like(x) if momentum else None, module.tanh_half(move(x)) if latent else None
+    for t in (1, 2):
+        module.sgd_(x, move(drawn(shape, (seed, t), strange)), 0.1, v=v, momentum=momentum, w=w, slope=1.5)
+    return x, *(a for a in (v, w) if a is not None)
+
+
+@native
+@settings(max_examples=60, deadline=None)
+@given(SHAPES, st.integers(0, 99), st.booleans(), st.booleans(), st.sampled_from([0.0, 0.9]))
+def test_every_core_has_the_specifications_bits_of_sgd(shape, seed, strange, latent, momentum):
+    expected = sgd_steps(_reference_steps, shape, seed, strange, latent, momentum)
+    for isa in each_core():
+        assert alike(sgd_steps(_native_training, shape, seed, strange, latent, momentum), expected), isa
+        assert alike(sgd_steps(_native_training, shape, seed, strange, latent, momentum, unaligned), expected), isa
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("latent", [False, True])
+def test_a_step_of_sgd_is_torchs(latent, momentum):
+    """torch.optim's, on weights or through tanh by autograd."""
+    x = drawn((50,), 1, False)
+    p = torch.from_numpy(x.copy()).requires_grad_()
+    theirs, v = torch.optim.SGD([p], lr=0.05, momentum=momentum), np.zeros_like(x) if momentum else None
+    w = tanh_half(x) if latent else None
+    for t in range(1, 21):
+        g = drawn((50,), (1, t), False)
+        sgd_(x, g, 0.05, v=v, momentum=momentum, w=w, slope=0.5)
+        theirs.zero_grad()
+        (torch.from_numpy(g) * (torch.tanh(p / 2) if latent else p)).sum().backward()
+        theirs.step()
+    np.testing.assert_allclose(x, p.detach().numpy(), rtol=2e-5, atol=2e-6)

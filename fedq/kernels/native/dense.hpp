@@ -259,15 +259,11 @@ float client(Work k, const float* w, const float* x, const i64* labels, float* s
   return loss;
 }
 
-// Losses [K] and gradients [K, d] of K clients whose weights, examples and labels stand `..._row` elements apart, once
-// each element of `labels` is found below the number of classes. 0; 1 where one is not, -1 where memory ran out.
-int dense_gradient(const i64* table, u64 count, const float* fixed, u64 K, u64 B, u64 d, const float* w, i64 w_row,
-                   const float* x, i64 x_row, const i64* labels, i64 labels_row, float* loss, float* g) {
+// What the work on one client at a time takes, and room for `more` floats behind `*rest`, aligned to 64 bytes; all of it
+// is freed with `value`, which is null where memory ran out.
+Work work_of(const i64* table, u64 count, const float* fixed, u64 B, u64 more, float** rest) {
   const Layer* layers = (const Layer*)table;
   Work k = {layers, count, count, (u64)layers[count - 1].outputs, B, (B + 3) / 4 * 4, fixed, 0, 0, 0, 0, 0};
-  for (i64 i = 0; i < (i64)K; ++i)
-    for (u64 b = 0; b < B; ++b)
-      if ((u64)load<i64>(labels + i * labels_row + b) >= k.classes) return 1;
   u64 widest = 0, values = 0;
   for (u64 l = count; l-- > 0;) {
     u64 n = (u64)layers[l].inputs, m = (u64)layers[l].outputs;
@@ -275,17 +271,31 @@ int dense_gradient(const i64* table, u64 count, const float* fixed, u64 K, u64 B
     values += layers[l].kind == NORM ? (2 * B + 1) * m : B * m;
     if (layers[l].weight >= 0 || layers[l].bias >= 0) k.first = l;
   }
-  u64 turned = (widest + 3) * k.padded, size = 2 * turned + 2 * widest * B + values;
+  u64 turned = (widest + 3) * k.padded, first = (more + 15) / 16 * 16, size = first + 2 * turned + 2 * widest * B + values;
   k.value = (float**)malloc(count * sizeof(float*) + 64 + 4 * size);
-  if (!k.value) return -1;
-  float* room = (float*)(((uintptr_t)(k.value + count) + 63) & ~(uintptr_t)63);
-  k.turned = room, k.given = room + turned, k.slope = room + 2 * turned, k.other = k.slope + widest * B;
+  if (!k.value) return k;
+  *rest = (float*)(((uintptr_t)(k.value + count) + 63) & ~(uintptr_t)63);
+  k.turned = *rest + first, k.given = k.turned + turned, k.slope = k.given + turned, k.other = k.slope + widest * B;
   float* at = k.other + widest * B;
   for (u64 l = 0; l < count; ++l) {
     k.value[l] = at;
     at += (layers[l].kind == NORM ? 2 * B + 1 : B) * (u64)layers[l].outputs;
   }
   memset(k.turned, 0, 4 * turned);  // examples that are none stay finite, and fast
+  return k;
+}
+
+// Losses [K] and gradients [K, d] of K clients whose weights, examples and labels stand `..._row` elements apart, once
+// each element of `labels` is found below the number of classes. 0; 1 where one is not, -1 where memory ran out.
+int dense_gradient(const i64* table, u64 count, const float* fixed, u64 K, u64 B, u64 d, const float* w, i64 w_row,
+                   const float* x, i64 x_row, const i64* labels, i64 labels_row, float* loss, float* g) {
+  u64 classes = (u64)((const Layer*)table)[count - 1].outputs;
+  for (i64 i = 0; i < (i64)K; ++i)
+    for (u64 b = 0; b < B; ++b)
+      if ((u64)load<i64>(labels + i * labels_row + b) >= classes) return 1;
+  float* none;
+  Work k = work_of(table, count, fixed, B, 0, &none);
+  if (!k.value) return -1;
   for (i64 i = 0; i < (i64)K; ++i)
     loss[i] = client(k, w + i * w_row, x + i * x_row, labels + i * labels_row, g + (u64)i * d);
   free(k.value);
