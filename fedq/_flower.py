@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
-from flwr.app import ArrayRecord, Message, Metadata, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
@@ -23,6 +23,7 @@ from flwr.supercore.task_identity import TaskIdentity
 SIMULATED_RUN = 1
 NODE_UNAVAILABLE: int = ErrorCode.NODE_UNAVAILABLE
 Filled = TypeVar("Filled", ArrayRecord, MetricRecord, RecordDict)
+Copied = TypeVar("Copied", ArrayRecord, ConfigRecord, MetricRecord, RecordDict)
 
 
 def simulated_run() -> Run:
@@ -74,10 +75,10 @@ def _message(like: Message, content: RecordDict, **metadata: Any) -> Message:
 
 def isolated(message: Message) -> Message:
     """The message with records of its own, so that a client may pop from them; array bytes are shared."""
-    content = message.content.copy()
-    own = content.__dict__["_data"]
+    content = copied(message.content)
+    own = held(content)
     for name, record in own.items():
-        own[name] = record.copy()
+        own[name] = copied(record)
     return with_content(message, content)
 
 
@@ -97,8 +98,21 @@ def rebuilt(metadata: Any, content: RecordDict) -> Message:
 
 def filled(record: Filled, values: Mapping[str, Any]) -> Filled:
     """An empty record with these values, known to be of its kind: its own tests of types take longer than packing."""
-    record.__dict__["_data"].update(values)
+    held(record).update(values)
     return record
+
+
+def held(record: Any) -> dict[str, Any]:
+    """What a record holds, as the dict within: at each access of its own Flower builds a generic type first."""
+    data: dict[str, Any] = record.__dict__["_data"]
+    return data
+
+
+def copied(record: Copied) -> Copied:
+    """`record.copy()`, in a fraction of the time."""
+    made = object.__new__(type(record))
+    made.__dict__.update(record.__dict__, _data=held(record).copy())
+    return made
 
 
 def to_bytes(content: RecordDict) -> bytes:
@@ -168,8 +182,10 @@ __all__ = [
     "Run",
     "addressed",
     "answer",
+    "copied",
     "filled",
     "from_bytes",
+    "held",
     "isolated",
     "quiet",
     "rebuilt",

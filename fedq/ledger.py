@@ -7,15 +7,16 @@ from typing import final
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedq._flower import held
 from fedq.passing import PassingGrid
 
 
 def payload_bytes(content: RecordDict) -> int:
     """The bytes of all array payloads in a message's content."""
     n = 0
-    for record in content.values():
+    for record in held(content).values():
         if isinstance(record, ArrayRecord):
-            for array in record.values():
+            for array in held(record).values():
                 n += len(array.data)
     return n
 

@@ -26,7 +26,7 @@ ALLOWED = {
     "attacks": LOW | {"messages", "kernels", "data", "strategies", "passing"},
     "grids": {"_flower", "errors"},
     "passing": {"_flower"},
-    "ledger": {"passing"},
+    "ledger": {"_flower", "passing"},
     "steps": set(),
     "messages": {"errors", "_flower"},
     "rounds": {"errors", "kernels", "ledger", "strategies"},

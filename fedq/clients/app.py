@@ -5,7 +5,6 @@ Mods wrap the train function: the outermost packs (with error feedback or withou
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -13,6 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from numpy.typing import NDArray
 
+from fedq._flower import held
 from fedq.clients.replica import replica_mod
 from fedq.clients.trainer import Beside, Trainer
 from fedq.errors import FedqError
@@ -43,7 +43,7 @@ def client_app(
 
     @app.train(mods=[replica, (pack or encode_mod)(codec, seed), *mods])
     def train(message: Message, context: Context) -> Message:
-        if "side" not in message.content:
+        if "side" not in held(message.content):
             return trained(message, context)
         if "pending" not in context.state:
             raise FedqError("FQ301", "the server shared scales, but this client has trained nothing")
@@ -77,12 +77,12 @@ def client_app(
 
 def beside(content: RecordDict, kept: RecordDict) -> Beside:
     """What a client kept from its last round, and the arrays of a message that are not trained."""
-    ledger: Any = kept.get("ledger")
+    own, brought = held(kept), held(content)
     return Beside(
-        memory=decoded(kept, "memory") if "memory" in kept else None,
-        ledger=Ledger.of(ledger) if ledger else Ledger(),
-        fixed=decoded(content, "fixed") if "fixed" in content else {},
-        previous=decoded(content, "previous") if "previous" in content else None,
+        memory=decoded(kept, "memory") if "memory" in own else None,
+        ledger=Ledger.of(own["ledger"]) if "ledger" in own else Ledger(),
+        fixed=decoded(content, "fixed") if "fixed" in brought else {},
+        previous=decoded(content, "previous") if "previous" in brought else None,
     )
 
 
@@ -100,8 +100,9 @@ def train_ahead(
 
     def ahead(messages: Sequence[Message], partitions: Sequence[int]) -> AbstractContextManager[None]:
         asked = messages[0].content
-        alike = all(m.content is asked or m.content.get("arrays") is asked.get("arrays") for m in messages)
-        if messages[0].metadata.message_type != "train" or "arrays" not in asked or not alike:
+        sent = held(asked).get("arrays")
+        alike = all(m.content is asked or held(m.content).get("arrays") is sent for m in messages)
+        if messages[0].metadata.message_type != "train" or sent is None or not alike:
             return nullcontext()
         place, told = (round_of(messages[0]), partitions), config(asked)
         return trainer.ahead(decoded(asked), *place, told, packed if codec else None)
@@ -114,7 +115,7 @@ def encode_mod(codec: PackedCodec, seed: int) -> Mod:
 
     def mod(message: Message, context: Context, call: ClientAppCallable) -> Message:
         reply = call(message, context)
-        if reply.has_content() and any(p.stype != codec.stype for p in arrays(reply.content).values()):
+        if reply.has_content() and any(p.stype != codec.stype for p in held(arrays(reply.content)).values()):
             side = decoded(message.content, "side") if "side" in message.content else None
             place = (round_of(message), partition_of(context))
             reply.content["arrays"] = records.encode(decoded(reply.content), codec, seed, "up", *place, side=side)

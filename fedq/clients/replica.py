@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from fedq import steps
-from fedq._flower import with_content
+from fedq._flower import copied, held, with_content
 from fedq.errors import FedqError
 from fedq.kernels import records
 from fedq.messages import arrays, config
@@ -26,10 +26,10 @@ def replica_mod() -> Mod:
     stepped = _Stepped()
 
     def mod(message: Message, context: Context, call: ClientAppCallable) -> Message:
-        content = message.content
-        if "slots" in content:
+        content, brought = message.content, held(message.content)
+        if "slots" in brought:
             context.state["replica"], context.state["slots"] = content["arrays"], content["slots"]
-        elif "levels" in content:
+        elif "levels" in brought:
             if "replica" not in context.state:
                 raise FedqError("FQ301", "an average gradient came, but this client holds no weights to step from")
             context.state["replica"], context.state["slots"] = stepped.take(context.state, content)
@@ -54,7 +54,7 @@ class _Stepped:
             if not all(_identical(a, b) for a, b in zip(start, self._from, strict=True)):
                 self._from, self._to = start, _step(replica, arrays(held, "slots"), content)
             weights, slots = self._to
-            return weights.copy(), slots.copy()
+            return copied(weights), copied(slots)
 
 
 def _identical(a: list[bytes], b: list[bytes]) -> bool:

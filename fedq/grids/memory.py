@@ -15,7 +15,7 @@ from weakref import finalize
 import numpy as np
 from flwr.app import ArrayRecord, RecordDict
 
-from fedq._flower import from_bytes, to_bytes
+from fedq._flower import copied, filled, from_bytes, held, to_bytes
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
 ROOM = min(max(MACHINE // 16, 256 * 2**20), 2 * 2**30)  # bytes of states in memory
@@ -49,23 +49,23 @@ class Memory:
     def of(self, node: int) -> RecordDict:
         """What a node keeps, in records of its own that share their bytes with those held here."""
         with self._lock:
-            held = self._kept.get(node)
-            if held is None and node in self._slots:
-                held = from_bytes(self._read(self._slots[node]))
-        return RecordDict({name: record.copy() for name, record in held.items()} if held else {})
+            kept = self._kept.get(node)
+            if kept is None and node in self._slots:
+                kept = from_bytes(self._read(self._slots[node]))
+        return filled(RecordDict(), {name: copied(record) for name, record in held(kept).items()} if kept else {})
 
     def keep(self, node: int, state: RecordDict) -> None:
         """Hold what a node keeps; nothing where it keeps nothing."""
         with self._lock:
             if node in self._kept:
                 self._count(self._kept.pop(node), -1)
-            if state:
+            if not held(state):
+                self._slots.pop(node, None)
+            else:
                 self._kept[node] = state
                 self._count(state, 1)
-            else:
-                self._slots.pop(node, None)
-            if self._bytes > self._room:
-                self._spill()
+                if self._bytes > self._room:
+                    self._spill()
 
     def packed(self) -> dict[str, Any]:
         """All of it, as a checkpoint takes it: nodes, and where in `bytes` the state of each begins and ends.
@@ -75,14 +75,14 @@ class Memory:
         with self._lock:
             if self._file is not None:
                 self._spill()
-                held: Any = np.memmap(self._file, np.uint8, "r", shape=(self._end,))
+                stored: Any = np.memmap(self._file, np.uint8, "r", shape=(self._end,))
                 places = [(node, slot.start, slot.start + slot.length) for node, slot in self._slots.items()]
             else:
-                held, places = self._joined()
+                stored, places = self._joined()
         if not places:
             return {}
         nodes, starts, ends = np.array(sorted(places), np.int64).T
-        return {"nodes": nodes, "starts": starts, "ends": ends, "bytes": held}
+        return {"nodes": nodes, "starts": starts, "ends": ends, "bytes": stored}
 
     @classmethod
     def of_packed(cls, packed: Mapping[str, Any], room: int = ROOM) -> "Memory":

@@ -6,7 +6,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
-from fedq._flower import filled
+from fedq._flower import filled, held
 from fedq.errors import FedqError
 from fedq.kernels import CODECS, codec
 from fedq.kernels.codec import PackedCodec
@@ -26,7 +26,7 @@ def decode(payload: Array) -> NDArray[np.float32]:
 
 def to_arrays(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
     """Every payload of a record, decoded; float32 ones are read-only views."""
-    return {name: decode(payload) for name, payload in record.items()}
+    return {name: decode(payload) for name, payload in held(record).items()}
 
 
 def record(payloads: Mapping[str, Array]) -> ArrayRecord:

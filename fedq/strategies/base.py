@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedq import messages
-from fedq._flower import addressed
+from fedq._flower import addressed, held
 from fedq.errors import FedqError
 from fedq.kernels import PackedCodec, Scaled, records
 from fedq.kernels.codec import Parts
@@ -118,9 +118,9 @@ class PackedStrategy(Strategy, ABC):
     def check_reply(self, reply: Message) -> None:
         """FedqError FQ302 unless the reply to a train message is what `aggregate_train` can fold."""
         content = reply.content
-        if content.keys() != {"arrays", "metrics"}:
+        if held(content).keys() != {"arrays", "metrics"}:
             raise FedqError("FQ302", f"a reply with {sorted(content)}, expected arrays and metrics")
-        payloads, metrics = messages.arrays(content), messages.metrics(content)
+        payloads, metrics = held(messages.arrays(content)), held(messages.metrics(content))
         if payloads.keys() != self.current.keys():
             raise FedqError("FQ302", f"a reply with arrays {sorted(payloads)}, expected {sorted(self.current)}")
         parts = dict[str, Parts]()
@@ -318,10 +318,10 @@ def uniform(reply: Message) -> float:
 
 def examples(reply: Message) -> float:
     """The number of examples that a reply stands for."""
-    return float(messages.metrics(reply.content)["num-examples"])  # type: ignore[arg-type]
+    return float(held(messages.metrics(reply.content))["num-examples"])
 
 
 def train_loss(reply: Message) -> tuple[float, float]:
     """The mean training loss of a reply, and the examples it stands for."""
-    metrics = messages.metrics(reply.content)
-    return float(metrics["train-loss"]), float(metrics["num-examples"])  # type: ignore[arg-type]
+    metrics = held(messages.metrics(reply.content))
+    return float(metrics["train-loss"]), float(metrics["num-examples"])
