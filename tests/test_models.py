@@ -269,3 +269,25 @@ def test_adam_of_other_devices_is_the_kernels() -> None:
         v = 2 * torch.sigmoid(t) - 1
     torch.testing.assert_close(s, t, rtol=2e-5, atol=2e-6)
     torch.testing.assert_close(w, v, rtol=0, atol=1e-6)
+
+
+def test_weights_that_clients_start_at_are_laid_out_once() -> None:
+    """Arrays that could be written to, and others, are taken anew; and so are weights that were left."""
+    plan = blueprint("lenet5", (1, 28, 28))
+    drawn = plan.initial_weights()
+    net, x, y = Network(plan, drawn, list(drawn)), torch.randn(1, 4, 1, 28, 28), torch.zeros(1, 4, dtype=torch.int64)
+    frozen = {n: w.copy() for n, w in drawn.items()}
+    for w in frozen.values():
+        w.setflags(write=False)
+    start = net.start(frozen)
+    assert start is net.start(frozen)
+    assert start is not net.start(drawn) is not net.start(drawn)
+    start = net.start(frozen)
+    before = net.gradient(start[None], x, y)
+    net.gradient(start[None] + 1, x, y)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.gradient(start[None], x, y), strict=True))
+    for w in drawn.values():
+        np.add(w, 1, out=w)
+    moved = net.gradient(net.start(drawn)[None], x, y)
+    assert not torch.equal(before[1], moved[1])
+    assert all(torch.equal(a, b) for a, b in zip(moved, net.gradient(net.flatten(drawn)[None], x, y), strict=True))

@@ -30,14 +30,14 @@ def client_app(
     pack: Callable[[PackedCodec, int], Mod] | None = None,
 ) -> ClientApp:
     """A ClientApp whose clients train with `trainer` and send through `codec`; `pack` makes the mod, `encode_mod`."""
-    app, replica = ClientApp(), replica_mod()
+    app, replica, read = ClientApp(), replica_mod(), records.Reader()
 
     @app.query(mods=[replica])
     def query(message: Message, context: Context) -> Message:
         """What clients must share before they encode; the trained arrays wait for the train message."""
         reply = trained(message, context)
         context.state["pending"], context.state["metrics"] = reply.content["arrays"], reply.content["metrics"]
-        sides = {name: codec.side(x) for name, x in decoded(reply.content).items()}
+        sides = {name: codec.side(x) for name, x in records.own(arrays(reply.content)).items()}
         side = records.to_record({name: x for name, x in sides.items() if x is not None})
         return Message(RecordDict({"side": side}), reply_to=message)
 
@@ -54,7 +54,7 @@ def client_app(
         place, told = (round_of(message), partition_of(context)), config(message.content)
         trained = trainer.ready(*place)
         if trained is None:
-            trained = trainer.train(decoded(message.content), *place, told, beside(message.content, context.state))
+            trained = trainer.train(read(arrays(message.content)), *place, told, beside(message.content, context.state))
         if trained.memory:
             context.state["memory"] = records.to_record(trained.memory)
         sent = records.to_record(trained.arrays) if trained.packed is None else trained.packed
@@ -118,7 +118,9 @@ def encode_mod(codec: PackedCodec, seed: int) -> Mod:
         if reply.has_content() and any(p.stype != codec.stype for p in held(arrays(reply.content)).values()):
             side = decoded(message.content, "side") if "side" in message.content else None
             place = (round_of(message), partition_of(context))
-            reply.content["arrays"] = records.encode(decoded(reply.content), codec, seed, "up", *place, side=side)
+            reply.content["arrays"] = records.encode(
+                records.own(arrays(reply.content)), codec, seed, "up", *place, side=side
+            )
         return reply
 
     return mod

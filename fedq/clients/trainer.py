@@ -169,7 +169,7 @@ class Trainer:
         algorithm, options = self._at(round_, told)
         batches = self._shards.batches(partitions, options, round_, self._heard)
         with self._network(weights, stacked=self._stackable) as network:
-            start_D = network.flatten(weights)
+            start_D = network.start(weights)
             start_KD, kept_K = start_D.expand(len(partitions), -1), [dict[str, NDArray[np.float32]]()] * len(partitions)
             network.rekey_(self._shards.seed, round_, partitions[0])
             if self._remembers:
@@ -196,7 +196,7 @@ class Trainer:
         where = self._shards.training(partition)
         with self._network(weights) as network:
             network.fix_(beside.fixed)
-            start_D = network.flatten(weights)
+            start_D = network.start(weights)
             before_D = network.flatten(beside.previous) if beside.previous else None
 
             def taken(indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -108,6 +108,8 @@ class Flat:
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], device: str = "cpu") -> None:
         self.shapes, self.device = shapes, device
+        self._given: Weights = {}
+        self._start, self._at_start = torch.empty(0), False  # whether a module has its weights
         self._sizes = [prod(shape) for shape in shapes.values()]
         parts = zip(self._sizes, shapes.values(), strict=True)
         self.matrices = torch.cat([torch.full((n,), float(len(shape) > 1)) for n, shape in parts]).to(device)
@@ -115,6 +117,12 @@ class Flat:
     def flatten(self, weights: Weights) -> Tensor:
         """Named arrays -> one flat [D] tensor of its own."""
         return torch.from_numpy(np.concatenate([weights[name].reshape(-1) for name in self.shapes])).to(self.device)
+
+    def start(self, weights: Weights) -> Tensor:
+        """`flatten` of the weights that clients begin at, not to be written to: one tensor for the very same arrays."""
+        if weights is not self._given or any(x.flags.writeable for x in weights.values()):
+            self._given, self._start, self._at_start = weights, self.flatten(weights), False
+        return self._start
 
     def unflatten(self, w_D: Tensor) -> dict[str, NDArray[np.float32]]:
         """A flat tensor [..., D] -> named arrays [..., *shape], views of it where it is on the CPU."""
@@ -184,9 +192,12 @@ class Network(Flat):
         return loss / len(y), correct / len(y)
 
     def _load(self, w_D: Tensor) -> None:
-        self._flat.copy_(w_D)
-        for kernel, view in self._kernels:
-            kernel.copy_(view)
+        starts = w_D.data_ptr() == self._start.data_ptr()
+        if not (starts and self._at_start):
+            self._flat.copy_(w_D)
+            for kernel, view in self._kernels:
+                kernel.copy_(view)
+        self._at_start = starts
 
 
 def _placed(x: Tensor) -> Tensor:
