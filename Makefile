@@ -32,6 +32,7 @@ BUILT := pyproject.toml CMakeLists.txt $(wildcard fedq/kernels/native/*)
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 define install
+@echo "Installing into .venv: a minute or two where packages must be fetched"
 $(PYTHON) -m venv .venv
 $(PIP) --upgrade pip
 $(PIP) "$(TORCH)"

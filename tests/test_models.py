@@ -265,7 +265,7 @@ def test_adam_of_other_devices_is_the_kernels() -> None:
     for _ in range(20):
         g = torch.randn(50)
         here.step_(w, g.clone(), Through(s, 1.5))
-        there._by_torch(t, _times_slope(v, g.clone(), Through(t, 1.5)), there.plan(t, 1)[0][0])
+        there.by_torch_(t, _times_slope(v, g.clone(), Through(t, 1.5)), there.plan(t, 1)[0][0])
         v = 2 * torch.sigmoid(t) - 1
     torch.testing.assert_close(s, t, rtol=2e-5, atol=2e-6)
     torch.testing.assert_close(w, v, rtol=0, atol=1e-6)

@@ -4,8 +4,9 @@
 stacked clients, and spares a second of imports. Tests hold both to `torch.optim`'s results.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, final
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -26,81 +27,68 @@ class Through(NamedTuple):
     slope: float
 
 
-class Optimizer(Protocol):
-    """Takes gradient steps."""
+class Optimizer(ABC):
+    """Takes gradient steps: on a CPU each is a kernel, whose bits no core changes; elsewhere it is made of torch's."""
+
+    @abstractmethod
+    def plan(self, w: Tensor, steps: int) -> tuple[list[Rates], dict[str, Any]]:
+        """The rates of the next steps on weights like `w`, and what is kept from step to step, as kernels name it."""
+
+    @abstractmethod
+    def by_torch_(self, w: Tensor, g: Tensor, rates: Rates) -> None:
+        """One step, in place, on any device."""
 
     def step_(self, w: Tensor, g: Tensor, latent: Through | None = None) -> None:
         """Move `w` along gradient `g`, in place; `g` may be written to. Through `latent`, if there is one."""
-
-    def plan(self, w: Tensor, steps: int) -> tuple[list[Rates], dict[str, Any]]:
-        """The rates of the next steps on the CPU's `w`, and what `kernels.dense_descent_` takes besides."""
+        (rates,), kept = self.plan(w, 1)
+        if w.is_cpu:
+            kernels.step_(w.numpy(), g.numpy(), rates, **_arrays(kept), **_arrays(latent._asdict() if latent else {}))
+        elif latent:
+            self.by_torch_(latent.s, _times_slope(w, g, latent), rates)
+            w.copy_(tanh_half(latent.s))
+        else:
+            self.by_torch_(w, g, rates)
 
 
 @final
-class Sgd:
-    """w <- w - lr v with v <- momentum v + g; on a CPU a step is one kernel, as Adam's."""
+class Sgd(Optimizer):
+    """w <- w - lr v with v <- momentum v + g."""
 
     def __init__(self, lr: float, momentum: float = 0.0) -> None:
         self._lr, self._momentum = lr, momentum
         self._v: Tensor | None = None
 
-    def step_(self, w: Tensor, g: Tensor, latent: Through | None = None) -> None:
-        """One step, in place."""
-        moved, (used, slope) = latent.s if latent else w, _through(w, latent)
-        _, kept = self.plan(w, 1)
-        if w.is_cpu:
-            kernels.sgd_(moved.numpy(), g.numpy(), self._lr, w=used, slope=slope, **kept)
-            return
-        g = _times_slope(w, g, latent) if latent else g
-        if self._v is not None:
-            g = self._v.mul_(self._momentum).add_(g)
-        moved.add_(g, alpha=-self._lr)
-        if latent:
-            w.copy_(tanh_half(moved))
-
     def plan(self, w: Tensor, steps: int) -> tuple[list[Rates], dict[str, Any]]:
-        """Velocities, if there is a momentum."""
+        """The same rate always, and a velocity where there is momentum."""
         if self._v is None and self._momentum:
             self._v = torch.zeros_like(w)
-        kept = {"v": self._v.numpy(), "momentum": self._momentum} if self._v is not None and w.is_cpu else {}
-        return [Rates(0, 0, 0, self._lr)] * steps, kept
+        return [Rates(0, 0, 0, self._lr)] * steps, {} if self._v is None else {"v": self._v, "momentum": self._momentum}
+
+    def by_torch_(self, w: Tensor, g: Tensor, rates: Rates) -> None:
+        """One step, in place."""
+        w.add_(g if self._v is None else self._v.mul_(self._momentum).add_(g), alpha=-rates.rate)
 
 
 @final
-class Adam:
-    """Kingma and Ba 2015, algorithm 1, with the usual beta = (0.9, 0.999) and epsilon = 1e-8.
-
-    On a CPU a step is one kernel, whose bits no core changes; elsewhere it is made of torch's.
-    """
+class Adam(Optimizer):
+    """Kingma and Ba 2015, algorithm 1, with the usual beta = (0.9, 0.999) and epsilon = 1e-8."""
 
     def __init__(self, lr: float, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
         self._settings = lr, beta1, beta2, epsilon
         self._t = 0
 
-    def step_(self, w: Tensor, g: Tensor, latent: Through | None = None) -> None:
-        """One step, in place."""
-        moved, (used, slope) = latent.s if latent else w, _through(w, latent)
-        (rates,), kept = self.plan(w, 1)
-        if w.is_cpu:
-            kernels.adam_(moved.numpy(), g.numpy(), kept["m"], kept["v"], rates, w=used, slope=slope)
-            return
-        g = _times_slope(w, g, latent) if latent else g
-        self._by_torch(moved, g, rates)
-        if latent:
-            w.copy_(tanh_half(moved))
-
-    def _by_torch(self, w: Tensor, g: Tensor, rates: Rates) -> None:
-        self._m.lerp_(g, rates.to_m)
-        self._v.mul_(rates.keeps).addcmul_(g, g, value=rates.to_v)
-        w.addcdiv_(self._m, self._v.sqrt().add_(rates.floor), value=-rates.rate)
-
     def plan(self, w: Tensor, steps: int) -> tuple[list[Rates], dict[str, Any]]:
-        """Moments."""
+        """Rates corrected for the moments' beginning at zero, and the moments."""
         if not self._t:
             self._m, self._v = torch.zeros_like(w), torch.zeros_like(w)
         first, self._t = self._t + 1, self._t + steps
-        kept = {"m": self._m.numpy(), "v": self._v.numpy()} if w.is_cpu else {}
-        return [Rates.at(t, *self._settings) for t in range(first, self._t + 1)], kept
+        return [Rates.at(t, *self._settings) for t in range(first, self._t + 1)], {"m": self._m, "v": self._v}
+
+    def by_torch_(self, w: Tensor, g: Tensor, rates: Rates) -> None:
+        """One step, in place."""
+        self._m.lerp_(g, rates.to_m)
+        self._v.mul_(rates.keeps).addcmul_(g, g, value=rates.to_v)
+        w.addcdiv_(self._m, self._v.sqrt().add_(rates.floor), value=-rates.rate)
 
 
 def optimizer(name: Literal["sgd", "adam"], lr: float, momentum: float) -> Optimizer:
@@ -140,14 +128,14 @@ def descend_(
 def _at_once(chain: Chain, w_KD: Tensor, batches: Drawn, by: Optimizer, latent: Through | None, decay: float) -> Tensor:
     K, S, B = batches.places.shape
     x, labels, place_KSB = batches.x.numpy(), batches.y.numpy(), batches.places.numpy()
-    used: dict[str, Any] = {"s": latent.s.numpy(), "slope": latent.slope} if latent else {}
     some, total_K = max(1, AT_ONCE // (w_KD.numel() * B)), np.zeros(K)
     for first in range(0, S, some):
         batches.heard()
         place = place_KSB[:, first : first + some]
         rates, kept = by.plan(w_KD, place.shape[1])
+        more = _arrays(kept) | _arrays(latent._asdict() if latent else {})
         steps = np.array(rates, np.float32)
-        kernels.dense_descent_(chain, w_KD.numpy(), x, labels, place, steps, total_K, decay=decay, **used, **kept)
+        kernels.dense_descent_(chain, w_KD.numpy(), x, labels, place, steps, total_K, decay=decay, **more)
     return torch.from_numpy((total_K / S).astype(np.float32))
 
 
@@ -158,9 +146,9 @@ def tanh_half(s: Tensor) -> Tensor:
     return torch.sigmoid(s).mul_(2).sub_(1)
 
 
-def _through(w: Tensor, latent: Through | None) -> tuple[Any, float]:
-    """What kernels take of latent weights: those that the network uses, and the slope."""
-    return (w.numpy(), latent.slope) if latent and w.is_cpu else (None, 0.0)
+def _arrays(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the CPU's tensors as arrays: what kernels take."""
+    return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in given.items()}
 
 
 def _times_slope(w: Tensor, g: Tensor, latent: Through) -> Tensor:

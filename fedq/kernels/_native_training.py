@@ -42,26 +42,24 @@ def _by_rows(array: NDArray[Any]) -> NDArray[Any]:
     return array if whole else np.ascontiguousarray(array)
 
 
-def adam_(x: F32, g: F32, m: F32, v: F32, rates: Rates, *, w: F32 | None = None, slope: float = 0.0) -> None:
-    """See `_reference_steps`."""
-    moved = [address(output(array, np.float32, g.shape)) for array in (x, m, v)]
-    latent = None if w is None else address(output(w, np.float32, g.shape))
-    _native.call("adam", checked(g, np.float32), *moved, latent, slope, *rates, g.size)
-
-
-def sgd_(
-    x: F32,
+def step_(
+    w: F32,
     g: F32,
-    rate: float,
+    rates: Rates,
     *,
+    s: F32 | None = None,
+    m: F32 | None = None,
     v: F32 | None = None,
-    momentum: float = 0.0,
-    w: F32 | None = None,
     slope: float = 0.0,
+    momentum: float = 0.0,
 ) -> None:
     """See `_reference_steps`."""
-    moved = [None if array is None else address(output(array, np.float32, g.shape)) for array in (x, v, w)]
-    _native.call("sgd", checked(g, np.float32), *moved, slope, momentum, rate, g.size)
+    moved = _in_place(g.shape, w, s, m, v)
+    _native.call("step", checked(g, np.float32), *moved, address(np.array(rates, np.float32)), slope, momentum, g.size)
+
+
+def _in_place(shape: tuple[int, ...], *arrays: F32 | None) -> list[int | None]:
+    return [None if array is None else address(output(array, np.float32, shape)) for array in arrays]
 
 
 def dense_descent_(
@@ -82,7 +80,7 @@ def dense_descent_(
 ) -> None:
     """See `_reference_steps`."""
     K, S, B = checked_descent(chain, w_KD, x, labels, place_KSB, rates, total_K, (s, m, v))
-    moved = [None if array is None else address(output(array, np.float32, w_KD.shape)) for array in (w_KD, s, m, v)]
+    moved = _in_place(w_KD.shape, w_KD, s, m, v)
     given = [np.ascontiguousarray(array) for array in (x, labels, place_KSB, rates)]
     at, of, where, by = map(address, given)
     settings = by, slope, momentum, decay, address(output(total_K, np.float64, (K,)))

@@ -33,42 +33,37 @@ class Rates(NamedTuple):
         return cls(1 - beta1, 1 - beta2, beta2, lr * s / (1 - beta1**t), epsilon * s)
 
 
-def adam_(x: F32, g: F32, m: F32, v: F32, rates: Rates, *, w: F32 | None = None, slope: float = 0.0) -> None:
-    """Move x along gradient g, and its moments m and v, in place; all of one shape.
+def step_(
+    w: F32,
+    g: F32,
+    rates: Rates,
+    *,
+    s: F32 | None = None,
+    m: F32 | None = None,
+    v: F32 | None = None,
+    slope: float = 0.0,
+    momentum: float = 0.0,
+) -> None:
+    """Move w along gradient g in place: by Adam with moments m and v, else by SGD, with a velocity v if there is one.
 
-    With `w`, it is w = tanh(x / 2) that has the gradient g: what x takes is slope (1 - w^2) g, and w is renewed.
+    With `s` it is w = tanh(s / 2) that has the gradient: s moves along slope (1 - w^2) g, and w is renewed.
     """
     to_m, to_v, keeps, rate, floor = map(np.float32, rates)
+    moved = w if s is None else s
     with np.errstate(all="ignore"):
-        if w is not None:
+        if s is not None:
             g = g * (np.float32(slope) - np.float32(slope) * (w * w))
-        m += (g - m) * to_m
-        v[...] = v * keeps + (g * g) * to_v
-        x -= rate * (m / (np.sqrt(v) + floor))
-        if w is not None:
-            tanh_half(x, out=w)
-
-
-def sgd_(
-    x: F32,
-    g: F32,
-    rate: float,
-    *,
-    v: F32 | None = None,
-    momentum: float = 0.0,
-    w: F32 | None = None,
-    slope: float = 0.0,
-) -> None:
-    """Move x along gradient g, with a velocity v if there is one, in place; `w` and `slope` as for `adam_`."""
-    with np.errstate(all="ignore"):
-        if w is not None:
-            g = g * (np.float32(slope) - np.float32(slope) * (w * w))
-        if v is not None:
+        if m is not None and v is not None:
+            m += (g - m) * to_m
+            v[...] = v * keeps + (g * g) * to_v
+            moved -= rate * (m / (np.sqrt(v) + floor))
+        elif v is not None:
             v[...] = v * np.float32(momentum) + g
-            g = v
-        x -= np.float32(rate) * g
-        if w is not None:
-            tanh_half(x, out=w)
+            moved -= rate * v
+        else:
+            moved -= rate * g
+        if s is not None:
+            tanh_half(s, out=w)
 
 
 def dense_descent_(
@@ -106,11 +101,7 @@ def dense_descent_(
         if decay:
             with np.errstate(all="ignore"):
                 g = g + np.float32(decay) * w_KD
-        moved, latent = (w_KD, None) if s is None else (s, w_KD)
-        if m is not None and v is not None:
-            adam_(moved, g, m, v, Rates(*to), w=latent, slope=slope)
-        else:
-            sgd_(moved, g, Rates(*to).rate, v=v, momentum=momentum, w=latent, slope=slope)
+        step_(w_KD, g, Rates(*to), s=s, m=m, v=v, slope=slope, momentum=momentum)
 
 
 def checked_descent(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedq.kernels import _native, _native_training, _reference_steps
 from fedq.kernels._reference_dense import dense_gradient
-from fedq.kernels._reference_steps import Rates, adam_, sgd_, tanh_half
+from fedq.kernels._reference_steps import Rates, step_, tanh_half
 from tests.kernels.cores import FOUND, ISAS, alike, each_core, same, unaligned
 from tests.kernels.test_dense import CHAIN, chains
 
@@ -69,18 +69,15 @@ def test_it_is_the_steps_one_by_one(chain, rule, K):
     for k in range(K):
         alone = descended(_reference_steps, chain, (w[k : k + 1], x, labels, places[k : k + 1]), rule)
         assert same(alone, tuple(a[k : k + 1] for a in found))
-    s = w.copy()
+    s = w.copy() if rule["latent"] else None
     w = tanh_half(w) if rule["latent"] else w
-    m, v = np.zeros_like(w), np.zeros_like(w) if rule["adam"] or rule["momentum"] else None
-    for t in range(3):
+    m = np.zeros_like(w) if rule["adam"] else None
+    v = np.zeros_like(w) if rule["adam"] or rule["momentum"] else None
+    for t, to in enumerate(rates(3, rule["adam"]).tolist()):
         at = places[:, t]
         g = dense_gradient(chain, w, x[at], labels[at])[1]
         g = g + np.float32(rule["decay"]) * w if rule["decay"] else g
-        moved, latent = (s, {"w": w, "slope": 1.5}) if rule["latent"] else (w, {})
-        if rule["adam"]:
-            adam_(moved, g, m, v, Rates(*rates(3, adam=True)[t].tolist()), **latent)
-        else:
-            sgd_(moved, g, 0.1, v=v, momentum=rule["momentum"], **latent)
+        step_(w, g, Rates(*to), s=s, m=m, v=v, slope=1.5, momentum=rule["momentum"])
     assert same(found[1], w)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedq.kernels import _native, _native_training, _reference_steps
 from fedq.kernels._reference import random_words
-from fedq.kernels._reference_steps import Rates, adam_, sgd_, tanh_half
+from fedq.kernels._reference_steps import Rates, step_, tanh_half
 from fedq.rng import Key
 from tests.kernels.cores import FOUND, ISAS, alike, each_core, same, unaligned
 
@@ -25,24 +25,26 @@ def drawn(shape, seed, strange):
     return x
 
 
-def two_steps(module, shape, seed, strange, latent, move=lambda x: x):
-    """All that is written to: weights, moments and, if latent, what the network uses."""
-    x = drawn(shape, seed, strange)
-    m, v, w = np.zeros_like(x), np.zeros_like(x), module.tanh_half(move(x)) if latent else None
+def two_steps(module, shape, seed, strange, latent, rule, move=lambda x: x):
+    """All that is written to: weights, latent ones, and what is kept of gradients."""
+    w = drawn(shape, seed, strange)
+    s = w.copy() if latent else None
+    w = module.tanh_half(move(w)) if latent else w
+    m, v = (np.zeros_like(w) if kept in rule else None for kept in "mv")
     for t in (1, 2):
-        g = move(drawn(shape, (seed, t), strange))
-        module.adam_(x, g, m, v, Rates.at(t, 0.1, 0.9, 0.999, 1e-8), w=w, slope=1.5)
-    return x, m, v, *([] if w is None else [w])
+        rates, g = Rates.at(t, 0.1, 0.9, 0.999, 1e-8), move(drawn(shape, (seed, t), strange))
+        module.step_(w, g, rates, s=s, m=m, v=v, slope=1.5, momentum=0.9)
+    return w, *(a for a in (s, m, v) if a is not None)
 
 
 @native
-@settings(max_examples=60, deadline=None)
-@given(SHAPES, st.integers(0, 99), st.booleans(), st.booleans())
-def test_every_core_has_the_specifications_bits(shape, seed, strange, latent):
-    expected = two_steps(_reference_steps, shape, seed, strange, latent)
+@settings(max_examples=100, deadline=None)
+@given(SHAPES, st.integers(0, 99), st.booleans(), st.booleans(), st.sampled_from(["mv", "v", ""]))
+def test_every_core_has_the_specifications_bits(shape, seed, strange, latent, rule):
+    expected = two_steps(_reference_steps, shape, seed, strange, latent, rule)
     for isa in each_core():
-        assert alike(two_steps(_native_training, shape, seed, strange, latent), expected), isa
-        assert alike(two_steps(_native_training, shape, seed, strange, latent, unaligned), expected), isa
+        assert alike(two_steps(_native_training, shape, seed, strange, latent, rule), expected), isa
+        assert alike(two_steps(_native_training, shape, seed, strange, latent, rule, unaligned), expected), isa
 
 
 @native
@@ -57,20 +59,23 @@ def test_every_core_has_the_same_random_words():
 
 
 @pytest.mark.parametrize("latent", [False, True])
-def test_a_step_is_adams(latent):
-    """torch.optim's, on weights or through tanh by autograd."""
+@pytest.mark.parametrize("rule", ["mv", "v", ""])
+def test_a_step_is_torchs(latent, rule):
+    """Adam, and SGD with and without momentum: torch.optim's, on weights or through tanh by autograd."""
     x = drawn((50,), 1, False)
-    p = torch.from_numpy(x.copy()).requires_grad_()
-    theirs, m, v = torch.optim.Adam([p], lr=0.05), np.zeros_like(x), np.zeros_like(x)
-    w = tanh_half(x) if latent else None
+    p, w, s = torch.from_numpy(x.copy()).requires_grad_(), tanh_half(x) if latent else x, x if latent else None
+    m, v = (np.zeros_like(x) if kept in rule else None for kept in "mv")
+    sgd = torch.optim.SGD([p], lr=0.05, momentum=0.9 if "v" in rule else 0.0)
+    theirs = torch.optim.Adam([p], lr=0.05) if "m" in rule else sgd
     for t in range(1, 21):
         g = drawn((50,), (1, t), False)
-        adam_(x, g, m, v, Rates.at(t, 0.05, 0.9, 0.999, 1e-8), w=w, slope=0.5)
+        rates = Rates.at(t, 0.05, 0.9, 0.999, 1e-8) if "m" in rule else Rates(0, 0, 0, 0.05)
+        step_(w, g, rates, s=s, m=m, v=v, slope=0.5, momentum=0.9)
         theirs.zero_grad()
         (torch.from_numpy(g) * (torch.tanh(p / 2) if latent else p)).sum().backward()
         theirs.step()
     np.testing.assert_allclose(x, p.detach().numpy(), rtol=2e-5, atol=2e-6)
-    assert w is None or same(w, tanh_half(x))
+    assert same(w, tanh_half(x) if latent else x)
 
 
 def test_tanh_half_is_right_to_two_ten_millionths():
@@ -80,48 +85,11 @@ def test_tanh_half_is_right_to_two_ten_millionths():
     assert np.isnan(tanh_half(np.float32([np.nan])))[0]
 
 
-@pytest.mark.parametrize("kernel", [adam_, pytest.param(_native_training.adam_, marks=native)])
+@pytest.mark.parametrize("kernel", [step_, pytest.param(_native_training.step_, marks=native)])
 def test_what_does_not_belong_together_is_refused(kernel, monkeypatch):
     monkeypatch.setattr(_native, "library", lambda: FOUND)
-    x, rates = np.zeros((2, 3), np.float32), Rates.at(1, 0.1, 0.9, 0.999, 1e-8)
+    rates = Rates.at(1, 0.1, 0.9, 0.999, 1e-8)
     for i in range(4):
-        arrays = [x.copy() for _ in range(4)]
-        arrays[i] = np.zeros((2, 4), np.float32)
+        w, s, m, v = (np.zeros((2, 4 if i == k else 3), np.float32) for k in range(4))
         with pytest.raises(ValueError, match="shape"):
-            kernel(*arrays, rates)
-
-
-def sgd_steps(module, shape, seed, strange, latent, momentum, move=lambda x: x):
-    """All that two steps write to."""
-    x = drawn(shape, seed, strange)
-    v, w = np.zeros_like(x) if momentum else None, module.tanh_half(move(x)) if latent else None
-    for t in (1, 2):
-        module.sgd_(x, move(drawn(shape, (seed, t), strange)), 0.1, v=v, momentum=momentum, w=w, slope=1.5)
-    return x, *(a for a in (v, w) if a is not None)
-
-
-@native
-@settings(max_examples=60, deadline=None)
-@given(SHAPES, st.integers(0, 99), st.booleans(), st.booleans(), st.sampled_from([0.0, 0.9]))
-def test_every_core_has_the_specifications_bits_of_sgd(shape, seed, strange, latent, momentum):
-    expected = sgd_steps(_reference_steps, shape, seed, strange, latent, momentum)
-    for isa in each_core():
-        assert alike(sgd_steps(_native_training, shape, seed, strange, latent, momentum), expected), isa
-        assert alike(sgd_steps(_native_training, shape, seed, strange, latent, momentum, unaligned), expected), isa
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("latent", [False, True])
-def test_a_step_of_sgd_is_torchs(latent, momentum):
-    """torch.optim's, on weights or through tanh by autograd."""
-    x = drawn((50,), 1, False)
-    p = torch.from_numpy(x.copy()).requires_grad_()
-    theirs, v = torch.optim.SGD([p], lr=0.05, momentum=momentum), np.zeros_like(x) if momentum else None
-    w = tanh_half(x) if latent else None
-    for t in range(1, 21):
-        g = drawn((50,), (1, t), False)
-        sgd_(x, g, 0.05, v=v, momentum=momentum, w=w, slope=0.5)
-        theirs.zero_grad()
-        (torch.from_numpy(g) * (torch.tanh(p / 2) if latent else p)).sum().backward()
-        theirs.step()
-    np.testing.assert_allclose(x, p.detach().numpy(), rtol=2e-5, atol=2e-6)
+            kernel(w, np.zeros((2, 3), np.float32), rates, s=s, m=m, v=v)

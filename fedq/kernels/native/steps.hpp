@@ -10,8 +10,8 @@ INLINE float tanh_half_of(float s) {
 }
 
 template <bool LATENT>
-INLINE void adam_steps(const float* __restrict__ gradient, float* __restrict__ x, float* __restrict__ m, float* __restrict__ v,
-                       float* __restrict__ w, float slope, float to_m, float to_v, float keeps, float rate, float floor, u64 n) {
+INLINE void adam(const float* __restrict__ gradient, float* __restrict__ x, float* __restrict__ m, float* __restrict__ v,
+                 float* __restrict__ w, float slope, float to_m, float to_v, float keeps, float rate, float floor, u64 n) {
   for (u64 i = 0; i < n; ++i) {
     float g = load<float>(gradient + i);
     if (LATENT) g = g * (slope - slope * (w[i] * w[i]));
@@ -22,35 +22,33 @@ INLINE void adam_steps(const float* __restrict__ gradient, float* __restrict__ x
   }
 }
 
-// A step of Adam on x; where there is w = tanh(x / 2), it is that which has the gradient.
-void adam(const float* g, float* x, float* m, float* v, float* w, float slope, float to_m, float to_v, float keeps, float rate,
-          float floor, u64 n) {
-  if (w) adam_steps<true>(g, x, m, v, w, slope, to_m, to_v, keeps, rate, floor, n);
-  else adam_steps<false>(g, x, m, v, w, 0, to_m, to_v, keeps, rate, floor, n);
-}
-
-template <bool LATENT>
-INLINE void sgd_steps(const float* __restrict__ gradient, float* __restrict__ x, float* __restrict__ v, float* __restrict__ w,
-                      float slope, float momentum, float rate, u64 n) {
+template <bool LATENT, bool MOMENTUM>
+INLINE void sgd(const float* __restrict__ gradient, float* __restrict__ x, float* __restrict__ v, float* __restrict__ w,
+                float slope, float momentum, float rate, u64 n) {
   for (u64 i = 0; i < n; ++i) {
     float g = load<float>(gradient + i);
     if (LATENT) g = g * (slope - slope * (w[i] * w[i]));
-    if (v) g = v[i] = v[i] * momentum + g;
+    if (MOMENTUM) g = v[i] = v[i] * momentum + g;
     x[i] = x[i] - rate * g;
     if (LATENT) w[i] = tanh_half_of(x[i]);
   }
 }
 
-// A step of SGD on x, with a velocity v if there is one; where there is w = tanh(x / 2), it is that which has the gradient.
-void sgd(const float* g, float* x, float* v, float* w, float slope, float momentum, float rate, u64 n) {
-  if (w) sgd_steps<true>(g, x, v, w, slope, momentum, rate, n);
-  else if (v) sgd_steps<false>(g, x, v, 0, 0, momentum, rate, n);
-  else sgd_steps<false>(g, x, 0, 0, 0, 0, rate, n);
+// A step on w: of Adam where there is m, else of SGD. With s it is w = tanh(s / 2) that has the gradient, and s that moves.
+void step(const float* g, float* w, float* s, float* m, float* v, const float* rates, float slope, float momentum, u64 n) {
+  float r[5];
+  memcpy(r, rates, sizeof r);
+  if (m && s) adam<true>(g, s, m, v, w, slope, r[0], r[1], r[2], r[3], r[4], n);
+  else if (m) adam<false>(g, w, m, v, 0, 0, r[0], r[1], r[2], r[3], r[4], n);
+  else if (s && v) sgd<true, true>(g, s, v, w, slope, momentum, r[3], n);
+  else if (s) sgd<true, false>(g, s, 0, w, slope, 0, r[3], n);
+  else if (v) sgd<false, true>(g, w, v, 0, 0, momentum, r[3], n);
+  else sgd<false, false>(g, w, 0, 0, 0, 0, r[3], n);
 }
 
 // S local steps of K clients, one client after the other, in place: `place` [K, S, B] says where each batch stands among
-// `count` examples. `rates` [S, 5] are those of `Rates`; without m the steps are those of SGD. With s it is w = tanh(s / 2)
-// that the network uses. To `loss` [K] those of all steps are added. 0; 1 for a label that is none, 2 for such a place, -1
+// `count` examples, `rates` [S, 5] are those of `Rates`, and the steps are those of `step`. To `loss` [K] those of all steps
+// are added. 0; 1 for a label that is none, 2 for such a place, -1
 // where memory ran out; nothing is written then.
 int dense_descent(const i64* table, u64 layers, const float* fixed, u64 K, u64 S, u64 B, u64 d, const float* x,
                   const i64* labels, u64 count, const i64* place, float* w, float* s, float* m, float* v, const float* rates,
@@ -67,7 +65,7 @@ int dense_descent(const i64* table, u64 layers, const float* fixed, u64 K, u64 S
   i64* own_labels = (i64*)room;
   float *own = room + 2 * B, *g = own + B * n;
   for (u64 i = 0; i < K; ++i) {
-    float *of = w + i * d, *moved = (s ? s : w) + i * d, *m_of = m ? m + i * d : 0, *v_of = v ? v + i * d : 0;
+    float *of = w + i * d, *s_of = s ? s + i * d : 0, *m_of = m ? m + i * d : 0, *v_of = v ? v + i * d : 0;
     for (u64 t = 0; t < S; ++t) {
       for (u64 b = 0; b < B; ++b) {
         u64 at = (u64)load<i64>(place + (i * S + t) * B + b);
@@ -77,10 +75,7 @@ int dense_descent(const i64* table, u64 layers, const float* fixed, u64 K, u64 S
       loss[i] += (double)client(k, of, own, own_labels, g);
       if (decay != 0)
         for (u64 j = 0; j < d; ++j) g[j] = g[j] + decay * of[j];
-      float r[5];
-      memcpy(r, rates + 5 * t, sizeof r);
-      if (m) adam(g, moved, m_of, v_of, s ? of : 0, slope, r[0], r[1], r[2], r[3], r[4], d);
-      else sgd(g, moved, v_of, s ? of : 0, slope, momentum, r[3], d);
+      step(g, of, s_of, m_of, v_of, rates + 5 * t, slope, momentum, d);
     }
   }
   free(k.value);
