@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
-from fedq._flower import addressed, answer, isolated, set_message_id, simulated_run
+from fedq._flower import addressed, answer, copied, filled, held, isolated, set_message_id, simulated_run
 from fedq.build import build
 from fedq.clients.app import client_app
 from fedq.config import make_config
@@ -39,6 +39,25 @@ def test_flower_moved_nothing() -> None:
     assert _fields(alike) == _fields(flowers)
     assert alike.metadata.ttl == pytest.approx(flowers.metadata.ttl, abs=5)
     assert Message(Error(1, "x"), reply_to=message).has_error()
+
+
+def test_records_are_read_and_copied_as_flower_does() -> None:
+    """A copy is Flower's in every field, and holds a dict of its own; a record is filled as by its constructor."""
+    numbers = {"a": 1, "b": 2.0}
+    for record, values in ((MetricRecord(numbers), numbers), (ConfigRecord({"x": "y"}), {"x": "y"})):
+        assert held(record) == dict(record.items()) == values
+        ours, theirs = copied(record), record.copy()
+        assert type(ours) is type(theirs)
+        assert ours.__dict__ == theirs.__dict__
+        assert held(ours) is not held(record)
+        ours["more"] = 3
+        assert "more" not in record
+        with pytest.raises(TypeError):
+            ours[1] = 3  # type: ignore[index]
+    assert filled(MetricRecord(), numbers) == MetricRecord(numbers)
+    content = RecordDict({"m": MetricRecord(numbers)})
+    assert copied(content) == content
+    assert copied(ArrayRecord()) == ArrayRecord()
 
 
 def _fields(message: Message) -> tuple[object, ...]:
