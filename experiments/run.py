@@ -27,11 +27,12 @@ def run(folder: Path, cell: Cell, data: str, runs: Path, workers: int | None = N
     from fedq.sweep import begun, runs_by_hash
 
     config = cell.config(data)
-    config = config.with_(workers=workers, engine="local") if workers else config
+    where: dict[str, Any] = {"workers": workers, "engine": "local"} if workers else {}
+    config = config.with_(**where) if where else config
     out, started = runs / folder.name / cell.name, perf_counter()
     same = begun(config, runs_by_hash(out))
     if same is None or same.about.get("status") != "done":
-        directory, simulation = reopen(same.path) if same else begin(config, out)
+        directory, simulation = reopen(same.path, **where) if same else begin(config, out)
         for record in play(directory, simulation):
             if sys.stderr.isatty():
                 print(f"\r{cell.name}: {record.round} of {config.top.rounds}", end="", file=sys.stderr, flush=True)

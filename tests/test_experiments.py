@@ -60,6 +60,28 @@ def test_what_rare_labels_pay_is_read_as_runs_evaluate() -> None:
     assert right.mean() == pytest.approx(record.accuracy)
 
 
+def test_a_cell_goes_on_with_the_workers_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was interrupted with one thread, and is played with two."""
+    from experiments import run as cells_run
+    from fedq import simulation
+
+    cell = Cell("small", {}, {"clients": 4, "rounds": 4, "evaluate.every": 4, "workers": 1, "engine": "local"})
+    playing = simulation.play(*simulation.begin(cell.config(), tmp_path / "grid" / cell.name))
+    next(playing)
+    playing.close()
+    built, reopen = list[str](), simulation.reopen
+
+    def reopened(*given: Any, **where: Any) -> Any:
+        found = reopen(*given, **where)
+        built.append(str(found[1].clients))
+        return found
+
+    monkeypatch.setattr(simulation, "reopen", reopened)
+    found = cells_run.run(Path("grid"), cell, "", tmp_path, workers=2)
+    assert built == ["2 threads of this process"]
+    assert found["curve"]["round"] == [4]
+
+
 @pytest.mark.slow
 def test_a_short_cell_again(tmp_path: Path) -> None:
     """The shortest cell on the embedded digits that nobody attacks: the curve that was written down."""
