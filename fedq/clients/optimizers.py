@@ -42,7 +42,7 @@ class Optimizer(ABC):
         """Move `w` along gradient `g`, in place; `g` may be written to. Through `latent`, if there is one."""
         (rates,), kept = self.plan(w, 1)
         if w.is_cpu:
-            kernels.step_(w.numpy(), g.numpy(), rates, **_arrays(kept), **_arrays(latent._asdict() if latent else {}))
+            kernels.step_(w.numpy(), g.numpy(), rates, **_given(kept, latent))
         elif latent:
             self.by_torch_(latent.s, _times_slope(w, g, latent), rates)
             w.copy_(tanh_half(latent.s))
@@ -133,9 +133,10 @@ def _at_once(chain: Chain, w_KD: Tensor, batches: Drawn, by: Optimizer, latent: 
         batches.heard()
         place = place_KSB[:, first : first + some]
         rates, kept = by.plan(w_KD, place.shape[1])
-        more = _arrays(kept) | _arrays(latent._asdict() if latent else {})
         steps = np.array(rates, np.float32)
-        kernels.dense_descent_(chain, w_KD.numpy(), x, labels, place, steps, total_K, decay=decay, **more)
+        kernels.dense_descent_(
+            chain, w_KD.numpy(), x, labels, place, steps, total_K, decay=decay, **_given(kept, latent)
+        )
     return torch.from_numpy((total_K / S).astype(np.float32))
 
 
@@ -146,8 +147,9 @@ def tanh_half(s: Tensor) -> Tensor:
     return torch.sigmoid(s).mul_(2).sub_(1)
 
 
-def _arrays(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with the CPU's tensors as arrays: what kernels take."""
+def _given(kept: Mapping[str, Any], latent: Through | None) -> dict[str, Any]:
+    """What an optimizer keeps, and latent weights if there are any, with the CPU's tensors as arrays: for kernels."""
+    given = {**kept, **(latent._asdict() if latent else {})}
     return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in given.items()}
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedq._flower import filled, held
 from fedq.errors import FedqError
-from fedq.kernels import CODECS, codec
+from fedq.kernels import codec
 from fedq.kernels.codec import PackedCodec
 from fedq.kernels.floats import Float32
 from fedq.rng import Key, key, keys
@@ -68,7 +68,7 @@ def record(payloads: Mapping[str, Array]) -> ArrayRecord:
 
 def to_record(arrays: Arrays) -> ArrayRecord:
     """Named arrays as float32 payloads: the form in which a global model is held and handed about."""
-    return record({name: CODECS["float32"].encode(x, key=_NO_BITS) for name, x in arrays.items()})
+    return record({name: FLOAT32.encode(x, key=_NO_BITS) for name, x in arrays.items()})
 
 
 def encode(

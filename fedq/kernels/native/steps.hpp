@@ -48,8 +48,7 @@ void step(const float* g, float* w, float* s, float* m, float* v, const float* r
 
 // S local steps of K clients, one client after the other, in place: `place` [K, S, B] says where each batch stands among
 // `count` examples, `rates` [S, 5] are those of `Rates`, and the steps are those of `step`. To `loss` [K] those of all steps
-// are added. 0; 1 for a label that is none, 2 for such a place, -1
-// where memory ran out; nothing is written then.
+// are added. 0; 1 for a label that is none, 2 for such a place, -1 where memory ran out; nothing is written then.
 int dense_descent(const i64* table, u64 layers, const float* fixed, u64 K, u64 S, u64 B, u64 d, const float* x,
                   const i64* labels, u64 count, const i64* place, float* w, float* s, float* m, float* v, const float* rates,
                   float slope, float momentum, float decay, double* loss) {
