@@ -2,8 +2,8 @@
 
     python benchmarks/threads.py [--repeats 3]
 
-Python holds one thread at a time between torch operations, so threads help only where operations are long. The size
-at which `fedq simulate` begins to use them (`SMALL` in fedq/build.py) is read off this table.
+Python holds one thread at a time between kernels, so threads help only where those are long. The size at which `fedq
+simulate` begins to use them (`SMALL` in fedq/build.py) is read off this table.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from fedq.config import make_config
 from fedq.kernels import records
 from fedq.rounds import rounds
 
-HIDDEN = ([32], [128, 64], [256, 128], [400, 300], [800, 400])
+HIDDEN = ([32], [64], [128], [128, 64], [256, 128], [400, 300], [800, 400])
 
 
 def main() -> None:

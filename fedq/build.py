@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import ceil
 from os import cpu_count
 from typing import Any, final
 
@@ -53,7 +54,7 @@ from fedq.rounds import Evaluation, RoundRecord, rounds
 from fedq.strategies import PackedStrategy, Setup, strategy
 from fedq.strategies.proxy import ProxyOptions
 
-SMALL = 32_000  # trained weights below which threads only wait for each other (benchmarks/threads.py)
+SMALL = 8_000  # trained weights below which threads only wait for each other (benchmarks/threads.py)
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,8 @@ def _engine(config: RunConfig, ground: "_Ground", crew: Crew, cohort: int, train
     top = config.top
     if config.engine == "local":
         workers = top.workers or (1 if trained < SMALL else min(cpu_count() or 1, config.per_round))
+        turns = ceil(config.per_round / (workers * cohort))  # of each thread; that all have as much to do:
+        cohort = ceil(config.per_round / (workers * turns))
         return LocalGrid(crew.app, top.clients, workers=workers, cohort=cohort, ahead=crew.ahead, stop=crew.stop)
     from fedq.grids.cluster import Cluster
     from fedq.grids.ray import RayGrid
