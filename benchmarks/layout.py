@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from fedq.models import model
 
-CELLS = ("lenet5:20", "terngrad_lenet:32", "terngrad_lenet:4", "fedvote_lenet5:100", "vgg7:8", "resnet20:16")
+CELLS = ("lenet5:20", "terngrad_lenet:32", "vgg7:8", "resnet20:16")
 
 
 def gradient(name: str, batch: int, layout: torch.memory_format) -> Callable[[], object]:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
-from fedq.kernels._reference_dense import Chain
+from fedq.kernels._chain import Chain
 from fedq.options import Options
 
 Batches = Iterable[tuple[Tensor, Tensor]]  # x_KB [K, B, *shape] float32, y_KB [K, B] int64: one pair a local step

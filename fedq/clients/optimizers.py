@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fedq.clients.local import Batches, Differentiable, Drawn, mean_loss
 from fedq.kernels import active as kernels
-from fedq.kernels._reference_dense import Chain
+from fedq.kernels._chain import Chain
 from fedq.kernels._reference_steps import Rates
 
-AT_ONCE = 2**28  # weights times examples that a call of the kernel works through: a tenth of a second
+AT_ONCE = 2**28  # multiplications on the way through, in a call of the kernel: a tenth of a second
 
 
 class Through(NamedTuple):
@@ -128,13 +128,13 @@ def descend_(
 def _at_once(chain: Chain, w_KD: Tensor, batches: Drawn, by: Optimizer, latent: Through | None, decay: float) -> Tensor:
     K, S, B = batches.places.shape
     x, labels, place_KSB = batches.x.numpy(), batches.y.numpy(), batches.places.numpy()
-    some, total_K = max(1, AT_ONCE // (w_KD.numel() * B)), np.zeros(K)
+    some, total_K = max(1, AT_ONCE // (K * B * max(1, chain.products))), np.zeros(K)
     for first in range(0, S, some):
         batches.heard()
         place = place_KSB[:, first : first + some]
         rates, kept = by.plan(w_KD, place.shape[1])
         steps = np.array(rates, np.float32)
-        kernels.dense_descent_(
+        kernels.chain_descent_(
             chain, w_KD.numpy(), x, labels, place, steps, total_K, decay=decay, **_given(kept, latent)
         )
     return torch.from_numpy((total_K / S).astype(np.float32))

@@ -27,8 +27,9 @@ from fedq.data import Examples
 from fedq.errors import FedqError
 from fedq.kernels import active as kernels
 from fedq.kernels.records import Arrays
+from fedq.models.chains import stackable
 from fedq.models.network import Blueprint, Network
-from fedq.models.stacked import Stacked, stackable
+from fedq.models.stacked import Stacked
 from fedq.privacy.ledger import Ledger
 
 Sends = Literal["weights", "updates", "gradient"]
@@ -155,7 +156,8 @@ class Trainer:
 
     @cached_property
     def _stackable(self) -> bool:
-        return not self._blueprint.bf16 and stackable(self._blueprint.module())
+        b = self._blueprint
+        return not b.bf16 and stackable(b.module(), b.shape, b.device)
 
     def _trained(
         self,

@@ -1,16 +1,17 @@
 """Native kernels of local training, under the names of the specification: order, gradients, steps."""
 
 from collections.abc import Sequence
+from threading import local
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedq.kernels import _native
+from fedq.kernels._chain import I64, Chain, checked_batches, checked_descent, raise_for_labels, raise_for_places
 from fedq.kernels._checks import address, checked, output, parts_of
 from fedq.kernels._reference import F32, U32
-from fedq.kernels._reference_dense import I64, Chain, checked_batches, raise_for_labels
-from fedq.kernels._reference_steps import Rates, checked_descent, raise_for_places
+from fedq.kernels._reference_steps import Rates
 from fedq.rng import Key
 
 
@@ -21,19 +22,34 @@ def random_words(keys: Sequence[Key], n: int) -> U32:
     return words
 
 
-def dense_gradient(chain: Chain, w_KD: F32, x_KB: F32, labels_KB: I64) -> tuple[F32, F32]:
-    """See `_reference_dense`."""
+def chain_gradient(chain: Chain, w_KD: F32, x_KB: F32, labels_KB: I64) -> tuple[F32, F32]:
+    """See `_reference_gradient`."""
     K, B = checked_batches(chain, w_KD, x_KB, labels_KB)
     loss_K, g_KD = np.empty(K, np.float32), np.empty((K, chain.d), np.float32)
     if K:
         arrays = [_by_rows(array) for array in (w_KD, x_KB, labels_KB)]
         rows = [part for array in arrays for part in (address(array), array.strides[0] // array.itemsize)]
-        failed = _native.call("dense_gradient", *chain.place, K, B, chain.d, *rows, address(loss_K), address(g_KD))
-        if failed > 0:
+        out = address(loss_K), address(g_KD), _room(chain, B)
+        if _native.call("chain_gradient", *chain.place, K, B, chain.d, *rows, *out):
             raise_for_labels(chain)
-        if failed:
-            raise MemoryError
     return loss_K, g_KD
+
+
+class _Room(local):
+    """What a thread's kernels work in, as long as it lives: new pages for each call would take as long as the work."""
+
+    bytes = np.empty(0, np.uint8)
+
+
+_ROOM = _Room()
+
+
+def _room(chain: Chain, B: int, d: int = 0) -> int:
+    """The address of room for batches of B, with `d` for steps on as many weights."""
+    size = _native.call("chain_room", *chain.place[:2], B, d)
+    if _ROOM.bytes.size < size:
+        _ROOM.bytes = np.empty(size, np.uint8)
+    return address(_ROOM.bytes)
 
 
 def _by_rows(array: NDArray[Any]) -> NDArray[Any]:
@@ -62,7 +78,7 @@ def _in_place(shape: tuple[int, ...], *arrays: F32 | None) -> list[int | None]:
     return [None if array is None else address(output(array, np.float32, shape)) for array in arrays]
 
 
-def dense_descent_(
+def chain_descent_(
     chain: Chain,
     w_KD: F32,
     x: F32,
@@ -85,14 +101,13 @@ def dense_descent_(
     at, of, where, by = map(address, given)
     settings = by, slope, momentum, decay, address(output(total_K, np.float64, (K,)))
     failed = K and _native.call(
-        "dense_descent", *chain.place, K, S, B, chain.d, at, of, len(labels), where, *moved, *settings
-    )
+        "chain_descent", *chain.place, K, S, B, chain.d, at, of, len(labels), where, *moved, *settings,
+        _room(chain, B, chain.d),
+    )  # fmt: skip
     if failed == 2:
         raise_for_places(len(labels))
-    if failed > 0:
-        raise_for_labels(chain)
     if failed:
-        raise MemoryError
+        raise_for_labels(chain)
 
 
 def tanh_half(s: F32, *, out: F32 | None = None) -> F32:

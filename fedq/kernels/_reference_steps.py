@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedq.kernels._chain import I64, Chain, checked_descent, raise_for_labels, raise_for_places
 from fedq.kernels._reference import F32
-from fedq.kernels._reference_dense import I64, Chain, dense_gradient, exponential, raise_for_labels
+from fedq.kernels._reference_gradient import chain_gradient, exponential
 
 
 class Rates(NamedTuple):
@@ -66,7 +67,7 @@ def step_(
             tanh_half(s, out=w)
 
 
-def dense_descent_(
+def chain_descent_(
     chain: Chain,
     w_KD: F32,
     x: F32,
@@ -96,42 +97,12 @@ def dense_descent_(
     x = x.reshape(len(x), chain.layers[0].inputs)
     for step, to in enumerate(rates.tolist()):
         place_KB = place_KSB[:, step]
-        loss_K, g = dense_gradient(chain, w_KD, x[place_KB], labels[place_KB])
+        loss_K, g = chain_gradient(chain, w_KD, x[place_KB], labels[place_KB])
         total_K += loss_K
         if decay:
             with np.errstate(all="ignore"):
                 g = g + np.float32(decay) * w_KD
         step_(w_KD, g, Rates(*to), s=s, m=m, v=v, slope=slope, momentum=momentum)
-
-
-def checked_descent(
-    chain: Chain,
-    w_KD: F32,
-    x: F32,
-    labels: I64,
-    place_KSB: I64,
-    rates: F32,
-    total_K: NDArray[np.float64],
-    kept: tuple[F32 | None, ...],
-) -> tuple[int, int, int]:
-    """K, S and B. ValueError for arrays that do not belong together."""
-    K, S, B = place_KSB.shape if place_KSB.ndim == 3 else (0, 0, 0)
-    n = len(labels) if labels.ndim == 1 else -1
-    sizes = S and B and w_KD.shape == (K, chain.d) and rates.shape == (S, 5) and total_K.shape == (K,)
-    whole = x.size == n * chain.layers[0].inputs and x.shape[:1] == (n,)
-    types = w_KD.dtype == x.dtype == rates.dtype == np.float32 and labels.dtype == place_KSB.dtype == np.int64
-    alike = total_K.dtype == np.float64 and all(
-        a is None or (a.shape == w_KD.shape and a.dtype == np.float32) for a in kept
-    )
-    if not (sizes and whole and types and alike) or (kept[1] is not None and kept[2] is None):
-        shapes = ", ".join(f"{a.dtype} of shape {a.shape}" for a in (w_KD, x, labels, place_KSB, rates))
-        raise ValueError(f"weights, examples, labels, places and rates do not belong together: {shapes}")
-    return K, S, B
-
-
-def raise_for_places(n: int) -> None:
-    """ValueError that says which places there are."""
-    raise ValueError(f"places are 0 to {n - 1}, there are others")
 
 
 def tanh_half(s: F32, *, out: F32 | None = None) -> F32:

@@ -10,7 +10,7 @@ from fedq.kernels import (
     _native,
     _native_training,
     _reference,
-    _reference_dense,
+    _reference_gradient,
     _reference_rans,
     _reference_steps,
     _reference_votes,
@@ -18,14 +18,14 @@ from fedq.kernels import (
 
 if TYPE_CHECKING:
     from fedq.kernels._reference import *  # noqa: F403
-    from fedq.kernels._reference_dense import *  # noqa: F403
+    from fedq.kernels._reference_gradient import *  # noqa: F403
     from fedq.kernels._reference_rans import *  # noqa: F403
     from fedq.kernels._reference_steps import *  # noqa: F403
     from fedq.kernels._reference_votes import *  # noqa: F403
 
 
 _NATIVE = (_native, _native_training)
-_SPECIFICATION = (_reference, _reference_dense, _reference_rans, _reference_steps, _reference_votes)
+_SPECIFICATION = (_reference, _reference_gradient, _reference_rans, _reference_steps, _reference_votes)
 
 
 def isa() -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedq.errors import FedqError
-from fedq.kernels._reference_dense import Chain
+from fedq.kernels._chain import Chain
 from fedq.models import model
 from fedq.models.dropout import rekey_
 from fedq.models.initial import initial

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedq.kernels import _native, _native_training, _reference_steps
-from fedq.kernels._reference_dense import dense_gradient
+from fedq.kernels._reference_gradient import chain_gradient
 from fedq.kernels._reference_steps import Rates, step_, tanh_half
 from tests.kernels.cores import FOUND, ISAS, alike, each_core, same, unaligned
-from tests.kernels.test_dense import CHAIN, chains
+from tests.kernels.test_chain import CHAIN, chains
 
 native = pytest.mark.skipif(not ISAS, reason="no native kernels are installed")
 RULES = st.fixed_dictionaries(
@@ -41,7 +41,7 @@ def descended(module, chain, given, rule, move=lambda x: x, calls=1):
     v = np.zeros_like(w) if rule["adam"] or rule["momentum"] else None
     total = np.zeros(K)
     for some in np.array_split(np.arange(S), calls):
-        module.dense_descent_(
+        module.chain_descent_(
             chain, w, move(x), move(labels), move(places[:, some]), rates(S, rule["adam"])[some], total,
             s=s, m=m, v=v, slope=1.5, momentum=rule["momentum"], decay=rule["decay"],
         )  # fmt: skip
@@ -75,7 +75,7 @@ def test_it_is_the_steps_one_by_one(chain, rule, K):
     v = np.zeros_like(w) if rule["adam"] or rule["momentum"] else None
     for t, to in enumerate(rates(3, rule["adam"]).tolist()):
         at = places[:, t]
-        g = dense_gradient(chain, w, x[at], labels[at])[1]
+        g = chain_gradient(chain, w, x[at], labels[at])[1]
         g = g + np.float32(rule["decay"]) * w if rule["decay"] else g
         step_(w, g, Rates(*to), s=s, m=m, v=v, slope=1.5, momentum=rule["momentum"])
     assert same(found[1], w)
@@ -90,20 +90,20 @@ def test_what_does_not_belong_together_is_refused_and_nothing_written(module, mo
         bad = places.copy()
         bad[1, 2, 3] = wrong
         with pytest.raises(ValueError, match="places are 0 to 10"):
-            module.dense_descent_(CHAIN, w, x, labels, bad, by, total)
+            module.chain_descent_(CHAIN, w, x, labels, bad, by, total)
     bad = labels.copy()
     bad[places[1, 2, 3]] = 3
     with pytest.raises(ValueError, match="labels are 0 to 2"):
-        module.dense_descent_(CHAIN, w, x, bad, places, by, total)
+        module.chain_descent_(CHAIN, w, x, bad, places, by, total)
     few = (w[:1], x, labels, places, by), (w, x, labels, places[:, :0], by[:0]), (w, x, labels, places, by[1:])
     other = (w, x, labels, places[0], by), (w, x, labels, places.astype(np.int32), by)
     for wrong in (*few, *other, (w[:, 1:], x, labels, places, by), (w, x[:, 1:], labels, places, by)):
         with pytest.raises(ValueError, match="do not belong together"):
-            module.dense_descent_(CHAIN, *wrong, total)
+            module.chain_descent_(CHAIN, *wrong, total)
     for kept in ({"s": w[:1]}, {"v": w.astype(np.float64)}, {"m": w.copy()}):
         with pytest.raises(ValueError, match="do not belong together"):
-            module.dense_descent_(CHAIN, w, x, labels, places, by, total, **kept)
+            module.chain_descent_(CHAIN, w, x, labels, places, by, total, **kept)
     with pytest.raises(ValueError, match="do not belong together"):
-        module.dense_descent_(CHAIN, w, x, labels, places, by, total[1:])
+        module.chain_descent_(CHAIN, w, x, labels, places, by, total[1:])
     assert same(w, before)
     assert not total.any()

@@ -1,19 +1,17 @@
-// The gradient of K chains of dense layers, one client after the other (`_reference_dense.py` has the arithmetic).
+// Dense layers forward and back, and the loss, of one client (`_reference_gradient.py` has the arithmetic).
 //
 // Every product is c[m, j] = start[m] + sum over k, in order, of a[m, k] b[k, j]: lanes hold neighbouring j and never
 // meet, so the bits do not depend on their number. Forward, j runs over examples, which takes a transposed copy of what
 // a layer takes and of what it gives; backward, j runs over the layer's inputs, as everything is stored.
 #pragma once
-#include <stdlib.h>
-
 #include "simd.hpp"
 
 namespace {
 
 struct Layer {  // a row of `Chain.layers`
-  i64 kind, inputs, outputs, weight, bias, epsilon;
+  i64 kind, inputs, outputs, weight, bias, epsilon, channels, height, width, size, padding;
 };
-enum { LINEAR, RELU, NORM };
+enum { LINEAR, RELU, NORM, CONVOLUTION, POOL };
 constexpr i64 ABSENT = INT64_MIN;
 
 template <int L>
@@ -25,14 +23,20 @@ struct Lanes<1> {
   typedef float V;
 };
 
-struct Matrix {  // element [i, j] stands at i * row + j * column
+struct Matrix {  // element [m, k] stands at m * row + k * column
   const float* at;
   u64 row, column;
+  INLINE const float* operator()(u64 m, u64 k) const { return at + m * row + k * column; }
+};
+struct Rows {  // where the columns of row k begin
+  const float* at;
+  u64 row;
+  INLINE const float* operator()(u64 k) const { return at + k * row; }
 };
 
 // M rows and J vectors of L columns of the product.
-template <int L, int M, int J>
-INLINE void tile(Matrix a, const float* b, u64 b_row, const float* start, float* c, u64 c_row, u64 depth) {
+template <int L, int M, int J, class A, class B>
+INLINE void tile(A a, B b, const float* start, float* c, u64 c_row, u64 depth) {
   using V = typename Lanes<L>::V;
   V sum[M][J];
 #pragma GCC unroll 8
@@ -42,11 +46,11 @@ INLINE void tile(Matrix a, const float* b, u64 b_row, const float* start, float*
   for (u64 k = 0; k < depth; ++k) {
     V row[J];
 #pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) row[j] = load<V>(b + k * b_row + L * j);
+    for (int j = 0; j < J; ++j) row[j] = load<V>(b(k) + L * j);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
-      for (int j = 0; j < J; ++j) sum[m][j] += load<float>(a.at + (u64)m * a.row + k * a.column) * row[j];
+      for (int j = 0; j < J; ++j) sum[m][j] += load<float>(a((u64)m, k)) * row[j];
   }
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
@@ -54,30 +58,31 @@ INLINE void tile(Matrix a, const float* b, u64 b_row, const float* start, float*
     for (int j = 0; j < J; ++j) store(c + (u64)m * c_row + L * j, sum[m][j]);
 }
 
-// All rows of a strip of columns, M at a time, and the rest by halves.
-template <int L, int M, int J>
-INLINE void strip(Matrix a, const float* b, u64 b_row, const float* start, float* c, u64 c_row, u64 rows, u64 depth) {
+// All rows of a strip of columns, M at a time, and the rest by fewer.
+template <int L, int M, int J, class A, class B>
+INLINE void strip(A a, B b, const float* start, float* c, u64 c_row, u64 rows, u64 depth) {
   for (; rows >= M; rows -= M) {
-    tile<L, M, J>(a, b, b_row, start, c, c_row, depth);
+    tile<L, M, J>(a, b, start, c, c_row, depth);
     a.at += M * a.row, c += M * c_row;
     if (start) start += M;
   }
-  if constexpr (M > 1) strip<L, M / 2, J>(a, b, b_row, start, c, c_row, rows, depth);
+  if constexpr (M > 1) strip<L, M == 8 ? 6 : M == 6 ? 4 : M / 2, J>(a, b, start, c, c_row, rows, depth);
 }
 
-void product(Matrix a, const float* b, u64 b_row, const float* start, float* c, u64 c_row, u64 rows, u64 columns,
-             u64 depth) {
+template <class A, class B>
+void product(A a, B b, const float* start, float* c, u64 c_row, u64 rows, u64 columns, u64 depth) {
   u64 j = 0;
+  auto next = [&](u64 n) INLINE_LAMBDA { j += n, b.at += n, c += n; };
 #if defined(__AVX512F__)
-  for (; j + 64 <= columns; j += 64) strip<16, 4, 4>(a, b + j, b_row, start, c + j, c_row, rows, depth);
-  for (; j + 32 <= columns; j += 32) strip<16, 8, 2>(a, b + j, b_row, start, c + j, c_row, rows, depth);
+  for (; j + 64 <= columns; next(64)) strip<16, 4, 4>(a, b, start, c, c_row, rows, depth);
+  for (; j + 32 <= columns; next(32)) strip<16, 8, 2>(a, b, start, c, c_row, rows, depth);
 #else
-  for (; j + 2 * W <= columns; j += 2 * W) strip<W, 4, 2>(a, b + j, b_row, start, c + j, c_row, rows, depth);
+  for (; j + 2 * W <= columns; next(2 * W)) strip<W, 4, 2>(a, b, start, c, c_row, rows, depth);
 #endif
-  for (; j + W <= columns; j += W) strip<W, 8, 1>(a, b + j, b_row, start, c + j, c_row, rows, depth);
-  if (W > 8 && j + 8 <= columns) strip<8, 8, 1>(a, b + j, b_row, start, c + j, c_row, rows, depth), j += 8;
-  if (W > 4 && j + 4 <= columns) strip<4, 8, 1>(a, b + j, b_row, start, c + j, c_row, rows, depth), j += 4;
-  for (; j < columns; ++j) strip<1, 8, 1>(a, b + j, b_row, start, c + j, c_row, rows, depth);
+  for (; j + W <= columns; next(W)) strip<W, 8, 1>(a, b, start, c, c_row, rows, depth);
+  if (W > 8 && j + 8 <= columns) strip<8, 8, 1>(a, b, start, c, c_row, rows, depth), next(8);
+  if (W > 4 && j + 4 <= columns) strip<4, 8, 1>(a, b, start, c, c_row, rows, depth), next(4);
+  for (; j < columns; next(1)) strip<1, 8, 1>(a, b, start, c, c_row, rows, depth);
 }
 
 // out[j, i] = in[i, j]
@@ -134,14 +139,21 @@ INLINE float logarithm(float x) {
   return x == x ? y : x;
 }
 
-// What all clients share, and the room in which one after the other is worked on. [B, n] stand row by row.
+struct Geometry;
+
+// What all clients share, and the room in which one after the other is worked on. [B, n] stand row by row, of planes in
+// slices (`planes.hpp`).
 struct Work {
   const Layer* layers;
-  u64 count, first, classes, B, padded;  // first: the layer where trained weights begin; padded: B in whole fours
   const float* fixed;
-  float *turned, *given;  // [n, padded]: what a layer takes and gives, examples last; or sums [n]
-  float *slope, *other;   // [B, n]
-  float** value;          // what each layer gave [B, n]; behind that of a norm stand its normalised input and scales [n]
+  u64 count, planes, first, classes;  // planes: layers of those, which come first; first: where trained weights begin
+  u64 B, padded;                      // padded: B in whole fours
+  float *turned, *given;              // [n, padded]: what a layer takes and gives, examples last; or sums [n]
+  float *slope, *other;               // [B, n]
+  float *entered, *left;              // examples as planes; the last planes as [B, n]
+  float* partial;                     // what a slice adds to the gradient of a convolution
+  float** value;  // what each layer gave; behind that of a norm stand its normalised input and scales [n]
+  Geometry* geometry;
 
   const float* part(const float* w, i64 place) const {
     return place == ABSENT ? 0 : place < 0 ? fixed + (-1 - place) : w + place;
@@ -158,20 +170,21 @@ INLINE void each(u64 B, u64 n, Body f) {
 void linear(const Work& k, const Layer& layer, const float* w, const float* x, float* y) {
   u64 n = (u64)layer.inputs, m = (u64)layer.outputs;
   transpose(x, n, k.B, n, k.turned, k.padded);
-  product({k.part(w, layer.weight), n, 1}, k.turned, k.padded, k.part(w, layer.bias), k.given, k.padded, m, k.padded, n);
+  Matrix rows = {k.part(w, layer.weight), n, 1};
+  product(rows, Rows{k.turned, k.padded}, k.part(w, layer.bias), k.given, k.padded, m, k.padded, n);
   transpose(k.given, k.padded, m, k.B, y, m);
 }
 
 void linear_back(const Work& k, const Layer& layer, const float* w, const float* x, float* slopes, bool inner) {
   u64 n = (u64)layer.inputs, m = (u64)layer.outputs;
   const float* g = k.slope;
-  if (layer.weight >= 0) product({g, 1, m}, x, n, 0, slopes + layer.weight, n, m, n, k.B);
+  if (layer.weight >= 0) product(Matrix{g, 1, m}, Rows{x, n}, 0, slopes + layer.weight, n, m, n, k.B);
   if (layer.bias >= 0) {
     float* sums = slopes + layer.bias;
     memset(sums, 0, 4 * m);
     each(k.B, m, [=](u64 i, u64 j) INLINE_LAMBDA { sums[j] += g[i]; });
   }
-  if (inner) product({g, m, 1}, k.part(w, layer.weight), n, 0, k.other, n, k.B, n, m);
+  if (inner) product(Matrix{g, m, 1}, Rows{k.part(w, layer.weight), n}, 0, k.other, n, k.B, n, m);
 }
 
 void norm(const Work& k, const Layer& layer, const float* w, const float* x, float* y) {
@@ -228,78 +241,6 @@ float cross_entropy(const Work& k, const float* logits, const i64* labels) {
   double loss = 0;
   for (u64 b = 0; b < k.B; ++b) loss += (double)(total[b] - picked[b]);
   return (float)(loss / (double)k.B);
-}
-
-// One client: its loss, and its gradient in `slopes`.
-float client(Work k, const float* w, const float* x, const i64* labels, float* slopes) {
-  const float* in = x;
-  for (u64 l = 0; l < k.count; in = k.value[l++]) {
-    const Layer& layer = k.layers[l];
-    float* y = k.value[l];
-    if (layer.kind == LINEAR) linear(k, layer, w, in, y);
-    if (layer.kind == NORM) norm(k, layer, w, in, y);
-    if (layer.kind == RELU)
-      for (u64 i = 0; i < k.B * (u64)layer.outputs; ++i) {
-        float value = load<float>(in + i);
-        y[i] = value < 0 ? 0 : value;
-      }
-  }
-  float loss = cross_entropy(k, in, labels);
-  for (u64 l = k.count; l-- > k.first;) {
-    const Layer& layer = k.layers[l];
-    const float* y = k.value[l];
-    float* g = k.slope;
-    if (layer.kind == NORM) norm_back(k, layer, w, y, slopes);
-    if (layer.kind == RELU)
-      for (u64 i = 0; i < k.B * (u64)layer.outputs; ++i) g[i] = y[i] > 0 ? g[i] : 0;
-    if (layer.kind != LINEAR) continue;
-    linear_back(k, layer, w, l ? k.value[l - 1] : x, slopes, l > k.first);
-    k.slope = k.other, k.other = g;
-  }
-  return loss;
-}
-
-// What the work on one client at a time takes, and room for `more` floats behind `*rest`, aligned to 64 bytes; all of it
-// is freed with `value`, which is null where memory ran out.
-Work work_of(const i64* table, u64 count, const float* fixed, u64 B, u64 more, float** rest) {
-  const Layer* layers = (const Layer*)table;
-  Work k = {layers, count, count, (u64)layers[count - 1].outputs, B, (B + 3) / 4 * 4, fixed, 0, 0, 0, 0, 0};
-  u64 widest = 0, values = 0;
-  for (u64 l = count; l-- > 0;) {
-    u64 n = (u64)layers[l].inputs, m = (u64)layers[l].outputs;
-    widest = n > widest ? n : widest, widest = m > widest ? m : widest;
-    values += layers[l].kind == NORM ? (2 * B + 1) * m : B * m;
-    if (layers[l].weight >= 0 || layers[l].bias >= 0) k.first = l;
-  }
-  u64 turned = (widest + 3) * k.padded, first = (more + 15) / 16 * 16, size = first + 2 * turned + 2 * widest * B + values;
-  k.value = (float**)malloc(count * sizeof(float*) + 64 + 4 * size);
-  if (!k.value) return k;
-  *rest = (float*)(((uintptr_t)(k.value + count) + 63) & ~(uintptr_t)63);
-  k.turned = *rest + first, k.given = k.turned + turned, k.slope = k.given + turned, k.other = k.slope + widest * B;
-  float* at = k.other + widest * B;
-  for (u64 l = 0; l < count; ++l) {
-    k.value[l] = at;
-    at += (layers[l].kind == NORM ? 2 * B + 1 : B) * (u64)layers[l].outputs;
-  }
-  memset(k.turned, 0, 4 * turned);  // examples that are none stay finite, and fast
-  return k;
-}
-
-// Losses [K] and gradients [K, d] of K clients whose weights, examples and labels stand `..._row` elements apart, once
-// each element of `labels` is found below the number of classes. 0; 1 where one is not, -1 where memory ran out.
-int dense_gradient(const i64* table, u64 count, const float* fixed, u64 K, u64 B, u64 d, const float* w, i64 w_row,
-                   const float* x, i64 x_row, const i64* labels, i64 labels_row, float* loss, float* g) {
-  u64 classes = (u64)((const Layer*)table)[count - 1].outputs;
-  for (i64 i = 0; i < (i64)K; ++i)
-    for (u64 b = 0; b < B; ++b)
-      if ((u64)load<i64>(labels + i * labels_row + b) >= classes) return 1;
-  float* none;
-  Work k = work_of(table, count, fixed, B, 0, &none);
-  if (!k.value) return -1;
-  for (i64 i = 0; i < (i64)K; ++i)
-    loss[i] = client(k, w + i * w_row, x + i * x_row, labels + i * labels_row, g + (u64)i * d);
-  free(k.value);
-  return 0;
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // The steps of local training, element by element (`_reference_steps.py` has the arithmetic).
 #pragma once
-#include "dense.hpp"
+#include "chain.hpp"
 
 namespace {
 
@@ -48,21 +48,20 @@ void step(const float* g, float* w, float* s, float* m, float* v, const float* r
 
 // S local steps of K clients, one client after the other, in place: `place` [K, S, B] says where each batch stands among
 // `count` examples, `rates` [S, 5] are those of `Rates`, and the steps are those of `step`. To `loss` [K] those of all steps
-// are added. 0; 1 for a label that is none, 2 for such a place, -1 where memory ran out; nothing is written then.
-int dense_descent(const i64* table, u64 layers, const float* fixed, u64 K, u64 S, u64 B, u64 d, const float* x,
+// are added. 0; 1 for a label that is none, 2 for such a place; nothing is written then.
+int chain_descent(const i64* table, u64 layers, const float* fixed, u64 K, u64 S, u64 B, u64 d, const float* x,
                   const i64* labels, u64 count, const i64* place, float* w, float* s, float* m, float* v, const float* rates,
-                  float slope, float momentum, float decay, double* loss) {
+                  float slope, float momentum, float decay, double* loss, u8* bytes) {
   u64 n = (u64)((const Layer*)table)[0].inputs, classes = (u64)((const Layer*)table)[layers - 1].outputs;
   for (u64 i = 0; i < K * S * B; ++i) {
     u64 at = (u64)load<i64>(place + i);
     if (at >= count) return 2;
     if ((u64)load<i64>(labels + at) >= classes) return 1;
   }
-  float* room;
-  Work k = work_of(table, layers, fixed, B, 2 * B + B * n + d, &room);
-  if (!k.value) return -1;
-  i64* own_labels = (i64*)room;
-  float *own = room + 2 * B, *g = own + B * n;
+  Room room = room_at(bytes);
+  Work k = work_in(room, table, layers, fixed, B);
+  i64* own_labels = room.take<i64>(B);
+  float *own = room.take<float>(B * n), *g = room.take<float>(d);
   for (u64 i = 0; i < K; ++i) {
     float *of = w + i * d, *s_of = s ? s + i * d : 0, *m_of = m ? m + i * d : 0, *v_of = v ? v + i * d : 0;
     for (u64 t = 0; t < S; ++t) {
@@ -77,7 +76,6 @@ int dense_descent(const i64* table, u64 layers, const float* fixed, u64 K, u64 S
       step(g, of, s_of, m_of, v_of, rates + 5 * t, slope, momentum, d);
     }
   }
-  free(k.value);
   return 0;
 }
 
