@@ -71,9 +71,13 @@ def _measured(
 
 
 def _medians(contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median seconds of a call of each, interleaved; calls of microseconds are repeated within a sample."""
+    """Median seconds of a call of each, interleaved; calls of microseconds are repeated within a sample.
+
+    Floors are called as often as the kernel: else they would more often find in a cache what they moved before.
+    """
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     repeat = {name: max(1, round(1e-3 / max(_seconds(run, 1), 1e-9))) for name, run in contenders.items()}
+    repeat |= dict.fromkeys(("read", "stream", "fill"), repeat["kernel"])
     for _ in range(_ROUNDS):
         for name, run in contenders.items():
             if sum(samples[name]) * repeat[name] < _BUDGET:
