@@ -164,8 +164,8 @@ def test_votes_of_every_length(isa, d):
 
 
 def test_votes_across_slabs(isa):
-    votes(8 * 2048 * 2 + 4096 + 37, 17)
-    streams(8 * 2048 + 4096 + 37, 17)
+    votes(8 * 4096 * 2 + 4096 + 37, 17)
+    streams(8 * 4096 + 4096 + 37, 17)
 
 
 @settings(max_examples=15, deadline=None)

@@ -2,14 +2,14 @@
 //
 // Clients are taken in eights. Their eight bits at a coordinate, transposed into one byte, look up the eight's partial sum,
 // low + high, in two tables of 16 (clients 0-3 and 4-7), and partial sums are added in the order of the clients. The tables
-// come from the caller, so the order of all additions is that of the specification, on every machine.
+// come from the caller, so the order of all additions is that of the specification, on every machine. Eights pass over a
+// strip of coordinates one after the other: rows are read in runs, eight at a time, which memory serves twice as fast as a
+// line each of a hundred.
 #pragma once
 #include "votes.hpp"
 
 namespace {
 
-constexpr u64 STRIP = 4096;  // without AVX-512, coordinates whose sums are held while the clients pass by: 16 KiB
-constexpr u64 STRIP_BYTES = STRIP / 8;
 
 template <class T>
 struct Partial {  // the tables of eight clients
@@ -40,8 +40,9 @@ struct Rows4 {
 };
 alignas(64) constexpr Rows4 ROWS4;
 
-// The sums of CHUNK coordinates over all rows. They stay in registers while the clients pass by: sum 4 m + k, lane
-// 4 L + 2 h + w is coordinate 64 m + 32 h + 8 L + 4 w + k.
+constexpr u64 STRIP = 1 << 15;  // coordinates whose sums are held while the clients pass by: 128 KiB, in the second cache
+
+// The sums of CHUNK coordinates: sum 4 m + k, lane 4 L + 2 h + w is coordinate 64 m + 32 h + 8 L + 4 w + k.
 constexpr u64 CHUNK = 256, CHUNK_BYTES = CHUNK / 8;
 template <class T>
 struct Chunk {
@@ -81,7 +82,19 @@ struct Chunk {
       asm volatile("" : "+v"(sum[4 * m + k]));
     }
   }
-  INLINE void store(T* out) const {
+  INLINE void begin() {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) sum[i] = _mm512_setzero_si512();
+  }
+  INLINE void read(const T* in) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) sum[i] = _mm512_load_si512(in + 16 * i);
+  }
+  INLINE void write(T* out) const {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) _mm512_store_si512(out + 16 * i, sum[i]);
+  }
+  INLINE void order(T* out) const {
     const __m512i front = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), back = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
 #pragma GCC unroll 4
     for (int m = 0; m < 4; ++m) {
@@ -98,73 +111,39 @@ struct Chunk {
   }
 };
 
-// out = the sums of CHUNK coordinates from byte `at`, of which `nbytes` exist, over all rows. Rows are prefetched a few
-// lines at a time, each at another `turn`, so that memory sees runs and not single lines; the next lines, then, to the first
-// level.
+// The sums of n coordinates go on with eight rows, from nothing where these are the first; after the last they go, in
+// order, to `to`.
 template <class T>
-INLINE void sums_of(const Row* rows, u64 count, const Partial<T>* tables, u64 at, u64 nbytes, u64 turn, T* out) {
-  constexpr u64 AWAY = 384, LINES = 8 * CHUNK_BYTES / 64;
-  Chunk<T> chunk;
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) chunk.sum[i] = _mm512_setzero_si512();
+INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, const Row*, bool first, T* to) {
+  constexpr u64 AWAY = 1024;
+  const __m512i low = _mm512_loadu_si512(partial.low), high = _mm512_loadu_si512(partial.high);
   __m512i s[4], next[4];
-  u64 k = 0, whole = nbytes < CHUNK_BYTES ? 0 : count & ~(u64)7;
-  for (u64 j = 0; j < 8 && whole == count && whole; ++j)  // of the last eight, some may be missing
-    if (!rows[count - 8 + j]) whole -= 8;
-  auto row = [&](int j) INLINE_LAMBDA { return load<__m256i>(rows[k + (u64)j] + at); };
-  if (whole) {
-    chunk.gather(row, s);
-    chunk.weave(s);
-  }
-  for (u64 now = 0; now < whole; now = k) {
-    const __m512i low = _mm512_loadu_si512(tables[now / 8].low), high = _mm512_loadu_si512(tables[now / 8].high);
-    const u8* later = rows[now + turn % 8] + at + AWAY;
-    for (u64 line = 0; line < LINES; ++line) __builtin_prefetch(later + 64 * line, 0, 2);
-    for (u64 j = 0; j < 4; ++j) __builtin_prefetch(rows[now + 4 * (turn & 1) + j] + at + 64, 0, 3);  // a line lasts two turns
+  u64 c = 0;
+  auto row = [&](int j) INLINE_LAMBDA { return load<__m256i>(rows[j] + c); };
+  Chunk<T>::gather(row, s);
+  Chunk<T>::weave(s);
+  for (u64 i = 0; i < n; i += CHUNK) {
+    if (i % (2 * CHUNK) == 0)  // a line lasts two turns
+#pragma GCC unroll 8
+      for (int j = 0; j < 8; ++j) __builtin_prefetch(rows[j] + c + AWAY, 0, 2);
+    Chunk<T> chunk;
+    first ? chunk.begin() : chunk.read(sums + i);
     chunk.add(s[0], low, high, 0);
-    k = now + 8 < whole ? now + 8 : 0;  // after the last eight, the first once more: for nothing
-    chunk.gather(row, next);
+    c = i + CHUNK < n ? c + CHUNK_BYTES : 0;  // after the last, the first once more: for nothing
+    Chunk<T>::gather(row, next);
     chunk.add(s[1], low, high, 1);
-    chunk.weave(next);
+    Chunk<T>::weave(next);
     chunk.add(s[2], low, high, 2);
     chunk.add(s[3], low, high, 3);
+    to ? chunk.order(to + i) : chunk.write(sums + i);
 #pragma GCC unroll 4
     for (int m = 0; m < 4; ++m) s[m] = next[m];
-    k = now + 8;
   }
-  const u32 bytes = (u32)(((u64)1 << least(CHUNK_BYTES, nbytes)) - 1);
-  for (k = whole; k < count; k += 8) {  // rows that are missing, or end here, go on with zeros
-    chunk.gather([&](int j) INLINE_LAMBDA {
-      bool exists = k + (u64)j < count && rows[k + (u64)j];
-      return _mm256_maskz_loadu_epi8(exists ? bytes : 0, exists ? rows[k + (u64)j] + at : NOTHING);
-    }, s);
-    chunk.weave(s);
-    const __m512i low = _mm512_loadu_si512(tables[k / 8].low), high = _mm512_loadu_si512(tables[k / 8].high);
-#pragma GCC unroll 4
-    for (int m = 0; m < 4; ++m) chunk.add(s[m], low, high, m);
-  }
-  chunk.store(out);
 }
 
-// The votes on [0, end), asked for in runs.
-template <class T>
-struct Tally {
-  const Row* rows;
-  u64 count;
-  const Partial<T>* tables;
-  u64 end;
-
-  INLINE void run(u64 i, u64 n, T* to) const {
-    u64 j = 0;
-    for (; j + CHUNK <= n; j += CHUNK) sums_of(rows, count, tables, (i + j) / 8, CHUNK_BYTES, (i + j) / CHUNK, to + j);
-    if (j == n) return;
-    T rest[CHUNK];
-    sums_of(rows, count, tables, (i + j) / 8, bytes_of(n - j), 0, rest);
-    memcpy(to + j, rest, (n - j) * sizeof(T));
-  }
-};
-
 #elif defined(__AVX2__)
+
+constexpr u64 STRIP = 4096;  // 16 KiB of sums, in the first cache
 
 // The entry of a table of 16 at the lowest four bits of `at`; the highest of them is also that of `top`.
 INLINE __m256i look(__m256i low, __m256i high, __m256i at, __m256i top) {
@@ -182,7 +161,7 @@ INLINE __m256i plus(__m256i a, __m256i b, i32) { return _mm256_add_epi32(a, b); 
 // 256 coordinates at a time, four clients at a time: their four bytes as a dword, transposed in blocks, hold their bits at
 // coordinate j of the byte in nibble 2 (j % 4) + j / 4. Sum 8 m + n, lane 4 h + l belongs to nibble n of byte 16 h + 4 m + l.
 template <class T>
-INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, const Row* next) {
+INLINE void add_to(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, const Row* next) {
   __m256i table[4];
   for (int h = 0; h < 2; ++h) {
     table[h] = _mm256_loadu_si256((const __m256i*)(partial.low + 8 * h));
@@ -244,12 +223,12 @@ INLINE void order(const T* in, T* out) {
     }
   }
 }
-constexpr bool ORDERED = false;
-
 #else
 
+constexpr u64 STRIP = 4096;
+
 template <class T>
-INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, const Row* next) {
+INLINE void add_to(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, const Row* next) {
   T both[256];
   for (int at = 0; at < 256; ++at) both[at] = partial.low[at & 15] + partial.high[at >> 4];
   for (u64 c = 0; c < n / 8; c += 8) {
@@ -267,61 +246,69 @@ INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64
   }
 }
 template <class T>
-INLINE void order(const T*, T*) {}
-constexpr bool ORDERED = true;
+INLINE void order(const T* in, T* out) {
+  memcpy(out, in, 512 * sizeof(T));
+}
 
 #endif
 
 #if !defined(__AVX512F__) || !defined(__GFNI__)
-// The sums of the strip from coordinate `first` over all rows, in order.
 template <class T>
-INLINE const T* strip_sums(const Row* rows, u64 count, const Partial<T>* tables, u64 first, u64 strip, T* sums, T* ready) {
+INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, const Row* next, bool first, T* to) {
+  if (first) memset(sums, 0, n * sizeof(T));
+  add_to(rows, partial, sums, n, next);
+  for (u64 i = 0; to && i < n; i += 512) order(sums + i, to + i);
+}
+#endif
+
+constexpr u64 STRIP_BYTES = STRIP / 8;
+
+// The votes on [begin, end), asked for in runs.
+template <class T>
+struct Tally {
+  const Row* rows;
+  u64 count;
+  const Partial<T>* tables;
+  u64 begin, end;
+  alignas(64) T sums[STRIP];
   alignas(64) u8 rest[8][STRIP_BYTES];
-  u64 whole = (strip + 511) & ~(u64)511, nbytes = bytes_of(strip);
-  memset(sums, 0, whole * sizeof(T));
-  for (u64 k = 0; k < count; k += 8) {
+
+  INLINE Tally(const Row* rows, u64 count, const Partial<T>* tables, u64 begin, u64 end)
+      : rows(rows), count(count), tables(tables), begin(begin), end(end) {}
+
+  // Rows k ... k + 7, or zeros where there are none, over n coordinates from i on, in whole 512.
+  INLINE void pass(u64 k, u64 i, u64 n, T* own, T* to) {
     Row eight[8], next[8];  // after the last eight, the first rows of the next strip
+    u64 whole = (n + 511) & ~(u64)511, nbytes = bytes_of(n);
     bool last = k + 8 >= count;
     for (u64 j = 0; j < 8; ++j) {
       u64 following = last ? j : k + 8 + j;
       Row row = k + j < count ? rows[k + j] : 0, then = following < count ? rows[following] : 0;  // 0: a row of zeros
-      eight[j] = row ? row + first / 8 : NOTHING;
-      next[j] = then ? then + first / 8 + (last ? STRIP_BYTES : 0) : NOTHING;
+      eight[j] = row ? row + i / 8 : NOTHING;
+      next[j] = then ? then + i / 8 + (last ? STRIP_BYTES : 0) : NOTHING;
       if (nbytes * 8 < whole && row) {  // rows end here: continue them with zeros
         memset(rest[j] + nbytes, 0, whole / 8 - nbytes);
         memcpy(rest[j], eight[j], nbytes);
         eight[j] = rest[j];
       }
     }
-    add_eight(eight, tables[k / 8], sums, whole, next);
+    add_eight(eight, tables[k / 8], own, whole, next, k == 0, to);
   }
-  if (ORDERED) return sums;
-  for (u64 j = 0; j < whole; j += 512) order(sums + j, ready + j);
-  return ready;
-}
 
-// The votes on [0, end), asked for in runs.
-template <class T>
-struct Tally {
-  const Row* rows;
-  u64 count;
-  const Partial<T>* tables;
-  u64 end;
-  const T* from = 0;
-  alignas(64) T sums[STRIP], ready[STRIP];
-
-  INLINE Tally(const Row* rows, u64 count, const Partial<T>* tables, u64 end) : rows(rows), count(count), tables(tables), end(end) {}
-  INLINE void run(u64 i, u64 n, T* to) {  // in order, and a call's first begins a strip
-    u64 within = i % STRIP;
-    if (within == 0) from = strip_sums(rows, count, tables, i, least(STRIP, end - i), sums, ready);
-    memcpy(to, from + within, n * sizeof(T));
+  // In order; n is RUN, but where the last end.
+  INLINE void run(u64 i, u64 n, T* to) {
+    u64 within = (i - begin) % STRIP, last = count ? (count - 1) / 8 * 8 : 0;
+    for (u64 k = 0; within == 0 && k < last; k += 8) pass(k, i, least(STRIP, end - i), sums, 0);
+    alignas(64) T room[RUN];
+    if (!count) memset(to, 0, n * sizeof(T));
+    if (count) pass(last, i, n, sums + within, n < RUN ? room : to);
+    if (count && n < RUN) memcpy(to, room, n * sizeof(T));
   }
 };
-#endif
 
 template <class T>
 INLINE void weighted(const Row* rows, u64 count, const Partial<T>* tables, T* out, u64 begin, u64 end) {
-  Tally<T> sums{rows, count, tables, end};
+  Tally<T> sums{rows, count, tables, begin, end};
   emit(out, begin, end, [&](u64 i, u64 n, T* to) INLINE_LAMBDA { sums.run(i, n, to); });
 }
 
@@ -335,7 +322,7 @@ void vote_weighted_i32(const Row* rows, u64 count, const i32* tables, i32* out, 
 
 // sum += the partial sum of at most eight rows: a weighted vote continued.
 void vote_weighted_add(const Row* rows, u64 count, const float* tables, float* sum, u64 begin, u64 end) {
-  Tally<float> sums{rows, count, (const Partial<float>*)tables, end};
+  Tally<float> sums{rows, count, (const Partial<float>*)tables, begin, end};
   float part[RUN];
   for (u64 i = begin; i < end; i += RUN) {
     u64 n = least(RUN, end - i);
