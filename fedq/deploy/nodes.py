@@ -2,13 +2,14 @@
 
 import errno
 import json
-import os
-import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+
+import psutil
 
 from fedq._flower import registered
 from fedq.deploy import lines
@@ -17,6 +18,7 @@ from fedq.errors import FedqError
 
 HEARTBEATS = 70.0  # seconds after which a SuperNode without a heartbeat counts as offline: Flower's 60, and some
 ENDING = 20.0  # seconds that a process is given to end
+ORPHANED = 5.0  # ... and what it started, once it is gone
 
 
 def register_all(of: Deployment) -> Iterator[tuple[str, list[str]]]:
@@ -137,18 +139,32 @@ def running(mark: Path) -> int | None:
 
 
 def _end(process: int) -> None:
-    os.kill(process, signal.SIGTERM)
-    end = monotonic() + ENDING
-    while monotonic() < end and _runs(process):
+    """End a process, and all that it started: what begins while it ends may look for it for minutes."""
+    first = psutil.Process(process)
+    family, end = {first}, monotonic() + ENDING
+    first.terminate()
+    while any(map(_runs, family)) and monotonic() < end:
+        family |= {child for member in family for child in _children(member)}
+        if not _runs(first):
+            end = min(end, monotonic() + ORPHANED)
         sleep(0.1)
-    if _runs(process):
-        os.kill(process, signal.SIGKILL)
+    for left in filter(_runs, family):
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
 
 
-def _runs(process: int) -> bool:
+def _children(process: psutil.Process) -> list[psutil.Process]:
     try:
-        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
+        found: list[psutil.Process] = process.children()
+    except psutil.Error:
+        return []
+    return found
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
         return False
 
 
