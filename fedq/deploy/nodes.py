@@ -141,10 +141,10 @@ def running(mark: Path) -> int | None:
 def _end(process: int) -> None:
     """End a process, and all that it started: what begins while it ends may look for it for minutes."""
     first = psutil.Process(process)
-    family, end = {first}, monotonic() + ENDING
+    family, end = {first, *_started(first)}, monotonic() + ENDING
     first.terminate()
     while any(map(_runs, family)) and monotonic() < end:
-        family |= {child for member in family for child in _children(member)}
+        family |= {one for member in family for one in _started(member)}
         if not _runs(first):
             end = min(end, monotonic() + ORPHANED)
         sleep(0.1)
@@ -153,9 +153,9 @@ def _end(process: int) -> None:
             left.kill()
 
 
-def _children(process: psutil.Process) -> list[psutil.Process]:
+def _started(process: psutil.Process) -> list[psutil.Process]:
     try:
-        found: list[psutil.Process] = process.children()
+        found: list[psutil.Process] = process.children(recursive=True)
     except psutil.Error:
         return []
     return found

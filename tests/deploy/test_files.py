@@ -6,6 +6,7 @@ import socket
 import ssl
 import stat
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,13 +15,14 @@ from pathlib import Path
 from threading import Thread
 from time import sleep
 
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from fedq.config import make_config
-from fedq.deploy import lines
+from fedq.deploy import lines, nodes
 from fedq.deploy.files import init
 from fedq.deploy.layout import Deployment, Site
 from fedq.deploy.supervise import left
@@ -250,6 +252,38 @@ def test_who_leaves_writes_over_nothing(made: Deployment, tmp_path: Path, monkey
     held.release()
     with pytest.raises(AssertionError, match="without its lock"):
         held.update(status="interrupted")
+
+
+NODE = """
+import signal, subprocess, sys, time
+
+def started():
+    subprocess.Popen(["sh", "-c", f"sleep 300; : {sys.argv[2]}"])
+
+def leave(*_):
+    started()
+    time.sleep(0.5)
+    sys.exit()
+
+signal.signal(signal.SIGTERM, leave)
+started()
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+
+def test_what_a_client_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what begins while it ends."""
+    monkeypatch.setattr(nodes, "ORPHANED", 0.5)
+    words = [sys.executable, "-c", NODE, "flower-supernode", f"{tmp_path}/site"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as node:
+        assert node.stdout is not None
+        assert node.stdout.readline() == b"ready\n"
+        (tmp_path / "client.pid").write_text(str(node.pid))
+        assert list(nodes.stop_all(tmp_path)) == [f"stopped client {node.pid} of {tmp_path}"]
+        assert node.wait(5) == 0
+    for process in psutil.process_iter(["cmdline"]):
+        assert f"{tmp_path}/site" not in " ".join(process.info["cmdline"] or ())
 
 
 def test_a_port_that_is_taken(fedq: Fedq, tmp_path: Path) -> None:

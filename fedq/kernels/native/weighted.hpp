@@ -3,13 +3,11 @@
 // Clients are taken in eights. Their eight bits at a coordinate, transposed into one byte, look up the eight's partial sum,
 // low + high, in two tables of 16 (clients 0-3 and 4-7), and partial sums are added in the order of the clients. The tables
 // come from the caller, so the order of all additions is that of the specification, on every machine. Eights pass over a
-// strip of coordinates one after the other: rows are read in runs, eight at a time, which memory serves twice as fast as a
-// line each of a hundred.
+// strip of coordinates one after the other: rows are read in runs, eight at a time, which the processor fetches ahead.
 #pragma once
 #include "votes.hpp"
 
 namespace {
-
 
 template <class T>
 struct Partial {  // the tables of eight clients
