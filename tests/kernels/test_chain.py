@@ -146,8 +146,10 @@ def test_a_gradient_is_the_slope_of_the_loss(layers, d, B):
     all_x, all_labels = (np.repeat(a, d, 0) for a in (x, labels))
     up, down = (chain_gradient(chain, w + s, all_x, all_labels)[0] for s in (step, -step))
     slope, g = (up - down) * 2**7, chain_gradient(chain, w, x, labels)[1][0]
+    if layers is DENSE:
+        np.testing.assert_allclose(slope, g, atol=2e-4)
     assert np.median(np.abs(slope - g)) < 1e-4
-    assert np.linalg.norm(slope - g) < 0.03 * np.linalg.norm(g)  # ReLU and pools have kinks
+    assert np.linalg.norm(slope - g) < 0.03 * np.linalg.norm(g)  # the larger net meets kinks of ReLU and pools
 
 
 @native
