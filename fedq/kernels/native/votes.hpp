@@ -1,5 +1,5 @@
 // Votes of N clients straight from their bits. Counters are bit-sliced: plane b holds bit b of every coordinate's count,
-// and a carry-save adder takes sixteen rows at once, so a coordinate costs a few logic operations on whole vectors.
+// and a carry-save adder takes up to sixteen rows at once, so a coordinate costs a few logic operations on whole vectors.
 #pragma once
 #include "decode.hpp"
 
@@ -7,6 +7,7 @@ namespace {
 
 constexpr u64 SLAB = 4096;      // bytes of a row that are counted together: the planes stay in the first-level cache
 constexpr int MOST_PLANES = 32;  // counts below 2^32
+constexpr u64 ABREAST = V == 64 ? 10 : 16;  // rows that are read side by side: memory gives more of them more slowly
 typedef const u8* Row;
 
 alignas(64) constexpr u8 NOTHING[SLAB] = {};
@@ -29,31 +30,27 @@ INLINE void add_rows(const Row* rows, int count, u8* const* planes, int nplanes,
       for (int k = 0; k < 16; ++k) r[k] = rest[k] - c;
     }
     if (ahead && (V == 64 || c % 64 == 0))
-      for (int k = 0; k < count; ++k) __builtin_prefetch(rows[k] + c + 1024, 0, 2);
+      for (int k = 0; k < count; ++k) prefetch(rows[k] + c + 1024);
     auto row = [&](int k) INLINE_LAMBDA { return loadq(r[k] + c); };
     auto plane = [&](int b) INLINE_LAMBDA { return b < nplanes ? loadq(planes[b] + c) : Q{}; };
     Q ones = plane(0), twos = plane(1), fours = plane(2), carry;
-    int b;
+    auto four = [&](int k) INLINE_LAMBDA {
+      Q two0 = add3(ones, row(k), row(k + 1)), two1 = add3(ones, row(k + 2), row(k + 3));
+      return add3(twos, two0, two1);
+    };
+    auto eight = [&](int k) INLINE_LAMBDA {
+      Q four0 = four(k), four1 = four(k + 4);
+      return add3(fours, four0, four1);
+    };
+    int b = 2;
     if (count <= 4) {
-      Q two0 = add3(ones, row(0), row(1)), two1 = count > 2 ? add3(ones, row(2), row(3)) : Q{};
-      carry = add3(twos, two0, two1);
-      b = 2;
+      carry = four(0);
     } else {
-      Q two0 = add3(ones, row(0), row(1)), two1 = add3(ones, row(2), row(3));
-      Q four0 = add3(twos, two0, two1);
-      two0 = add3(ones, row(4), row(5)), two1 = add3(ones, row(6), row(7));
-      Q four1 = add3(twos, two0, two1);
-      carry = add3(fours, four0, four1);
-      b = 3;
+      carry = eight(0), b = 3;
       if (count > 8) {
-        Q eights = plane(3), eight0 = carry;
-        two0 = add3(ones, row(8), row(9)), two1 = add3(ones, row(10), row(11));
-        four0 = add3(twos, two0, two1);
-        two0 = add3(ones, row(12), row(13)), two1 = add3(ones, row(14), row(15));
-        four1 = add3(twos, two0, two1);
-        carry = add3(eights, eight0, add3(fours, four0, four1));
+        Q eights = plane(3);
+        carry = add3(eights, carry, eight(8)), b = 4;
         if (nplanes > 3) storev(planes[3] + c, eights);
-        b = 4;
       }
       if (nplanes > 2) storev(planes[2] + c, fours);
     }
@@ -81,8 +78,8 @@ struct Slab {
       memset(bits[b], 0, (n + 63) & ~(u64)63);
     }
     Row some[16];
-    for (u64 k = 0; k < count; k += 16) {
-      int m = (int)least((u64)16, count - k);
+    for (u64 k = 0; k < count; k += ABREAST) {
+      int m = (int)least(ABREAST, count - k);
       for (int j = 0; j < m; ++j) some[j] = rows[k + (u64)j] + first;
       add_rows(some, m, planes, nplanes, n, true);
     }
