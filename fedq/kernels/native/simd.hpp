@@ -188,7 +188,7 @@ INLINE Q xor3(Q a, Q b, Q c) {
 #if defined(__AVX512F__)
   return (Q)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
 #else
-  return a ^ b ^ c;
+  return a ^ (b ^ c);  // of b and c what is known first
 #endif
 }
 INLINE Q majority3(Q a, Q b, Q c) {
@@ -274,22 +274,22 @@ INLINE I join(I low, I high, int shift) {
 #endif
 }
 
-// Runs `body(i, n, to)` over [begin, end) in runs of at most RUN values, `to` being where the n values of coordinates i ...
+// Runs `body(i, n, to)` over [begin, end) in runs of at most N values, `to` being where the n values of coordinates i ...
 // go: the output itself, or, for large outputs, a buffer that leaves through non-temporal stores. Those want whole aligned
 // vectors, which an unaligned output shifts against the buffer's. They are shifted in registers: a load that straddles two
 // stores would wait until both have left for the cache, behind all non-temporal ones.
 constexpr u64 RUN = 512;
-template <class T, class Body>
+template <u64 N = RUN, class T, class Body>
 INLINE void emit(T* out, u64 begin, u64 end, Body body) {
 #if defined(__SSE2__)
   u8* const first = (u8*)(out + begin);
   const u64 shift = -(uintptr_t)first % V, size = (end - begin) * sizeof(T);
   if (size > NT_BYTES && shift % (V == 16 ? 16 : 4) == 0) {
-    alignas(64) T buffer[RUN];
+    alignas(64) T buffer[N];
     I before = {};
     u64 done = 0;  // bytes of whole vectors that the body has made
-    for (u64 i = begin; i < end; i += RUN) {
-      u64 n = least(RUN, end - i), made = n * sizeof(T), k = 0;
+    for (u64 i = begin; i < end; i += N) {
+      u64 n = least(N, end - i), made = n * sizeof(T), k = 0;
       body(i, n, buffer);
       if (i == begin) {
         memcpy(first, buffer, shift);
@@ -319,7 +319,7 @@ INLINE void emit(T* out, u64 begin, u64 end, Body body) {
     return;
   }
 #endif
-  for (u64 i = begin; i < end; i += RUN) body(i, least(RUN, end - i), out + i);
+  for (u64 i = begin; i < end; i += N) body(i, least(N, end - i), out + i);
 }
 
 }  // namespace

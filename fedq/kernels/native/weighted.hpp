@@ -3,7 +3,7 @@
 // Clients are taken in eights. Their eight bits at a coordinate, transposed into one byte, look up the eight's partial sum,
 // low + high, in two tables of 16 (clients 0-3 and 4-7), and partial sums are added in the order of the clients. The tables
 // come from the caller, so the order of all additions is that of the specification, on every machine. Eights pass over a
-// strip of coordinates one after the other: rows are read in runs, eight at a time, which the processor fetches ahead.
+// strip of coordinates one after the other, and fetch their bytes of the next strip.
 #pragma once
 #include "votes.hpp"
 
@@ -14,20 +14,19 @@ struct Partial {  // the tables of eight clients
   T low[16], high[16];
 };
 
-constexpr u64 STRIP = 1 << 15;  // coordinates whose sums are held while the clients pass by: 128 KiB, in the second cache
-constexpr u64 CHUNK = 256;  // coordinates of a turn: half a line of every row
+constexpr u64 STRIP = 6144;  // coordinates whose sums are held while the clients pass by: 24 KiB, in the first cache
+constexpr u64 STRIP_BYTES = STRIP / 8;
+constexpr u64 AT_ONCE = STRIP / 4;  // coordinates that are asked for at once
+constexpr u64 CHUNK = 256;          // coordinates of a turn: half a line of every row
 
-INLINE void fetch(const Row rows[8], u64 c) {
+INLINE void fetch(const Row rows[8], u64 c) {  // a row's part of the next strip, while this one passes by
 #pragma GCC unroll 8
-  for (int j = 0; j < 8; ++j) prefetch(rows[j] + c + 768);
+  for (int j = 0; j < 8; ++j) prefetch(rows[j] + c + STRIP_BYTES);
 }
 
 #if defined(__AVX512F__) && defined(__GFNI__)
 
-template <class T>
-INLINE __m512i look(__m512i table, __m512i at) {
-  return _mm512_permutexvar_epi32(at, table);
-}
+INLINE __m512i look(__m512i table, __m512i at) { return _mm512_permutexvar_epi32(at, table); }
 // The lower halves shifted right, by multiplying: shifts would compete with the permutations for the same ports.
 INLINE __m512i lower(__m512i x, int shift) {
   return shift ? _mm512_mulhi_epu16(x, _mm512_set1_epi16((short)(1 << (16 - shift)))) : x;
@@ -71,14 +70,14 @@ INLINE void weave(__m512i s[4]) {
 
 // Sums of 64 coordinates, vector k those of bytes k, go on by eight clients' parts, from nothing where these are the first;
 // after the last they go, in order, to `to`.
-template <class T>
+template <bool FEW, class T>
 INLINE void add_part(__m512i bits, __m512i low, __m512i high, T* sums, bool first, T* to) {
   __m512i above = _mm512_srli_epi32(bits, 16), v[4];
 #pragma GCC unroll 4
   for (int k = 0; k < 4; ++k) {
     __m512i from = k & 2 ? above : bits;
-    __m512i lo = look<T>(low, lower(from, k & 1 ? 8 : 0)), hi = look<T>(high, lower(from, k & 1 ? 12 : 4));
-    v[k] = plus(lo, hi, T{});
+    v[k] = look(low, lower(from, k & 1 ? 8 : 0));
+    if (!FEW) v[k] = plus(v[k], look(high, lower(from, k & 1 ? 12 : 4)), T{});
     v[k] = plus(first ? _mm512_setzero_si512() : _mm512_load_si512(sums + 16 * k), v[k], T{});
     if (!to) _mm512_store_si512(sums + 16 * k, v[k]);
   }
@@ -94,8 +93,8 @@ INLINE void add_part(__m512i bits, __m512i low, __m512i high, T* sums, bool firs
   }
 }
 
-// The sums of n coordinates, in whole 512, go on with eight rows.
-template <class T>
+// The sums of n coordinates, in whole 512, go on with eight rows, of which the last four are empty if FEW.
+template <bool FEW, class T>
 INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, bool first, T* to) {
   const __m512i low = _mm512_loadu_si512(partial.low), high = _mm512_loadu_si512(partial.high);
   __m512i s[4], next[4];
@@ -104,7 +103,7 @@ INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64
   gather(row, s);
   weave(s);
   for (u64 i = 0; i < n; i += CHUNK) {
-    auto part = [&](int m) INLINE_LAMBDA { add_part(s[m], low, high, sums + i + 64 * m, first, to ? to + i + 64 * m : 0); };
+    auto part = [&](int m) INLINE_LAMBDA { add_part<FEW>(s[m], low, high, sums + i + 64 * m, first, to ? to + i + 64 * m : 0); };
     part(0);
     c = i + CHUNK < n ? c + CHUNK / 8 : 0;  // after the last, the first once more: for nothing
     gather(row, next);
@@ -128,10 +127,15 @@ struct Table16 {
   __m256i part[4];
   template <class T>
   INLINE explicit Table16(const T table[16]) {
-    alignas(32) u8 of[4][32];
-    for (int i = 0; i < 32; ++i)
-      for (int b = 0; b < 4; ++b) of[b][i] = ((const u8*)table)[4 * (i % 16) + b];
-    for (int b = 0; b < 4; ++b) part[b] = _mm256_load_si256((const __m256i*)of[b]);
+    const __m128i bytes = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m128i r[4];  // dword b of r[k]: bytes b of numbers 4 k ... 4 k + 3
+    for (int k = 0; k < 4; ++k) r[k] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)(table + 4 * k)), bytes);
+    __m128i low01 = _mm_unpacklo_epi32(r[0], r[1]), low23 = _mm_unpacklo_epi32(r[2], r[3]);
+    __m128i high01 = _mm_unpackhi_epi32(r[0], r[1]), high23 = _mm_unpackhi_epi32(r[2], r[3]);
+    part[0] = _mm256_broadcastsi128_si256(_mm_unpacklo_epi64(low01, low23));
+    part[1] = _mm256_broadcastsi128_si256(_mm_unpackhi_epi64(low01, low23));
+    part[2] = _mm256_broadcastsi128_si256(_mm_unpacklo_epi64(high01, high23));
+    part[3] = _mm256_broadcastsi128_si256(_mm_unpackhi_epi64(high01, high23));
   }
   INLINE void look(__m256i at, __m256i to[4]) const {  // to[q]: the numbers at bytes 4 q ... 4 q + 3 of both halves of `at`
     __m256i b[4];
@@ -158,16 +162,18 @@ INLINE void gather(const Row rows[4], u64 c, __m256i to[4]) {
   for (int m = 0; m < 4; ++m) to[m] = (__m256i)transpose4((Q)to[m]);
 }
 
-// The sums of n coordinates, in whole 512, go on with eight rows. Of 64 coordinates those whose bits lie in low nibbles
-// stand first, then the others; of each, vector q has coordinates 8 q ... 8 q + 3 and those 128 further.
-template <class T>
+// The sums of n coordinates, in whole 512, go on with eight rows, of which the last four are empty if FEW. Of 64
+// coordinates those whose bits lie in low nibbles stand first, then the others; of each, vector q has coordinates
+// 8 q ... 8 q + 3 and those 128 further.
+template <bool FEW, class T>
 INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, bool first, T* to) {
   const __m256i nibble = _mm256_set1_epi8(15);
   const Table16 low(partial.low), high(partial.high);
   for (u64 i = 0; i < n; i += CHUNK) {
     __m256i four[2][4];
     if (i % (2 * CHUNK) == 0) fetch(rows, i / 8);
-    gather(rows, i / 8, four[0]), gather(rows + 4, i / 8, four[1]);
+    gather(rows, i / 8, four[0]);
+    if (!FEW) gather(rows + 4, i / 8, four[1]);
 #pragma GCC unroll 4
     for (int m = 0; m < 4; ++m) {
       __m256i v[2][4];
@@ -175,11 +181,12 @@ INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64
       for (int h = 0; h < 2; ++h) {
         __m256i part[2][4];
         low.look((h ? _mm256_srli_epi16(four[0][m], 4) : four[0][m]) & nibble, part[0]);
-        high.look((h ? _mm256_srli_epi16(four[1][m], 4) : four[1][m]) & nibble, part[1]);
+        if (!FEW) high.look((h ? _mm256_srli_epi16(four[1][m], 4) : four[1][m]) & nibble, part[1]);
 #pragma GCC unroll 4
         for (int q = 0; q < 4; ++q) {
           __m256i* own = (__m256i*)(sums + i + 64 * m + 32 * h + 8 * q);
-          v[h][q] = plus(first ? _mm256_setzero_si256() : _mm256_load_si256(own), plus(part[0][q], part[1][q], T{}), T{});
+          if (!FEW) part[0][q] = plus(part[0][q], part[1][q], T{});
+          v[h][q] = plus(first ? _mm256_setzero_si256() : _mm256_load_si256(own), part[0][q], T{});
           if (!to) _mm256_store_si256(own, v[h][q]);
         }
       }
@@ -196,7 +203,7 @@ INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64
 
 #else
 
-template <class T>
+template <bool FEW, class T>
 INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64 n, bool first, T* to) {
   T both[256];
   for (int at = 0; at < 256; ++at) both[at] = partial.low[at & 15] + partial.high[at >> 4];
@@ -217,8 +224,6 @@ INLINE void add_eight(const Row rows[8], const Partial<T>& partial, T* sums, u64
 }
 
 #endif
-
-constexpr u64 STRIP_BYTES = STRIP / 8;
 
 // The votes on [begin, end), asked for in runs.
 template <class T>
@@ -246,24 +251,29 @@ struct Tally {
         eight[j] = rest[j];
       }
     }
-    add_eight(eight, tables[k / 8], own, whole, k == 0, to);
+    if (count - k <= 4) add_eight<true>(eight, tables[k / 8], own, whole, k == 0, to);
+    else add_eight<false>(eight, tables[k / 8], own, whole, k == 0, to);
   }
 
-  // In order; n is RUN, but where the last end.
+  // In order, from a multiple of 512 after `begin`.
   INLINE void run(u64 i, u64 n, T* to) {
     u64 within = (i - begin) % STRIP, last = count ? (count - 1) / 8 * 8 : 0;
     for (u64 k = 0; within == 0 && k < last; k += 8) pass(k, i, least(STRIP, end - i), sums, 0);
-    alignas(64) T room[RUN];
+    alignas(64) T room[512];
+    u64 whole = n & ~(u64)511;
     if (!count) memset(to, 0, n * sizeof(T));
-    if (count) pass(last, i, n, sums + within, n < RUN ? room : to);
-    if (count && n < RUN) memcpy(to, room, n * sizeof(T));
+    if (count && whole) pass(last, i, whole, sums + within, to);
+    if (count && n > whole) {
+      pass(last, i + whole, n - whole, sums + within + whole, room);
+      memcpy(to + whole, room, (n - whole) * sizeof(T));
+    }
   }
 };
 
 template <class T>
 INLINE void weighted(const Row* rows, u64 count, const Partial<T>* tables, T* out, u64 begin, u64 end) {
   Tally<T> sums{rows, count, tables, begin, end};
-  emit(out, begin, end, [&](u64 i, u64 n, T* to) INLINE_LAMBDA { sums.run(i, n, to); });
+  emit<AT_ONCE>(out, begin, end, [&](u64 i, u64 n, T* to) INLINE_LAMBDA { sums.run(i, n, to); });
 }
 
 void vote_weighted(const Row* rows, u64 count, const float* tables, float* out, u64 begin, u64 end) {
@@ -277,9 +287,9 @@ void vote_weighted_i32(const Row* rows, u64 count, const i32* tables, i32* out, 
 // sum += the partial sum of at most eight rows: a weighted vote continued.
 void vote_weighted_add(const Row* rows, u64 count, const float* tables, float* sum, u64 begin, u64 end) {
   Tally<float> sums{rows, count, (const Partial<float>*)tables, begin, end};
-  float part[RUN];
-  for (u64 i = begin; i < end; i += RUN) {
-    u64 n = least(RUN, end - i);
+  float part[AT_ONCE];
+  for (u64 i = begin; i < end; i += AT_ONCE) {
+    u64 n = least(AT_ONCE, end - i);
     sums.run(i, n, part);
     for (u64 j = 0; j < n; ++j) sum[i + j] += part[j];
   }
