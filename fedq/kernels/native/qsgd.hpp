@@ -171,13 +171,13 @@ struct Codes {
 // A whole bucket; returns the largest magnitude of the one at `next`, whose values come from further away meanwhile.
 template <int BITS>
 INLINE u32 encode_whole(const float* x, u64 i, float factor, const Philox& philox, u8* out, const float* next) {
-  constexpr u64 STEP = 2 * TILE, N = Codes<BITS>::N;
+  constexpr u64 STEP = TOGETHER * TILE, N = Codes<BITS>::N;
   F top[4] = {};
   for (u64 k = 0; k < BUCKET; k += STEP) {
     for (u64 line = 0; line < STEP / 16; ++line) __builtin_prefetch((const char*)(next + k + BUCKET) + 64 * line, 0, 2);
     for (u64 line = 0; line < STEP / 16; ++line) __builtin_prefetch((const char*)(next + k + 2 * TILE) + 64 * line, 0, 3);
     U words[STEP / 2 / W];
-    philox.tiles<2>((i + k) / TILE, words, [](int) INLINE_LAMBDA {});
+    philox.tiles<TOGETHER>((i + k) / TILE, words, [](int) INLINE_LAMBDA {});
     Codes<BITS> codes(factor);
 #pragma GCC unroll 4
     for (u64 at = 0; at < STEP; at += N) {
