@@ -11,7 +11,7 @@ from fedq.kernels import active as kernels
 from fedq.kernels._chain import ABSENT, CONVOLUTION, LINEAR, NORM, POOL, RELU, Chain, Layer
 from fedq.models.network import Weights
 
-WIDEST = 60_000  # weights of a convolution that kernels are still faster at than torch (benchmarks/chains.py)
+WIDEST = 60_000  # weights of a convolution that kernels are still faster at than torch (benchmarks/convolutions.py)
 Shape = tuple[int, ...]
 
 
