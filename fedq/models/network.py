@@ -203,7 +203,7 @@ class Network(Flat):
 def _placed(x: Tensor) -> Tensor:
     """Weights as the module uses them: those of convolutions with channels last, which trains faster.
 
-    (`benchmarks/convolutions.py`.) A channels-last copy of what stands in a flat vector, and that itself for all others.
+    (`benchmarks/convolutions.py`.) A copy with channels last of what stands in a flat vector; all others as they are.
     """
     return x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
 
