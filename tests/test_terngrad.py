@@ -182,6 +182,25 @@ def test_a_client_that_lies_about_its_scale() -> None:
     assert [line["clients"] for line in lines] == [3] * 6
 
 
+def test_a_client_that_sends_another_scale() -> None:
+    """One that is not the shared one is no level of the average."""
+    simulation = build(make_config(**{**SETTINGS, "tolerate": 0.5}))
+    play = simulation.clients._play
+
+    def lying(message: Message) -> Message:
+        reply = play(message)
+        if message.metadata.dst_node_id == 2 and "arrays" in reply.content:
+            head = np.float32(2.0**60).tobytes()
+            forged = {n: Array(a.dtype, a.shape, a.stype, head + a.data[4:])
+                      for n, a in reply.content.array_records["arrays"].items()}  # fmt: skip
+            return with_content(reply, RecordDict({**reply.content, "arrays": ArrayRecord(forged)}))
+        return reply
+
+    simulation.clients._play = lying  # type: ignore[method-assign]
+    lines = played(simulation)
+    assert [(line["clients"], line["rejected"]) for line in lines] == [(3, 1)] * 6
+
+
 def test_a_codec_that_cannot() -> None:
     with pytest.raises(FedqError, match="cannot send by `binary`"):
         build(make_config(**{**SETTINGS, "codec": "binary"}))

@@ -67,6 +67,7 @@ class TernGrad(PackedStrategy):
         self._stepped, self._rate = 0, 0.0  # round and learning rate of the last step; there are rounds with nobody
         self._holders: frozenset[int] = frozenset()  # partitions that hold the weights before the last average
         self._sides: dict[int, Arrays] = {}  # node -> its scales
+        self._shared: Arrays = {}  # the scale s = max_n s_n of each array (T6)
 
     # ------------------------------------------------------------------------------------------ two exchanges
 
@@ -94,8 +95,10 @@ class TernGrad(PackedStrategy):
                 raise FedqError("FQ302", f"a scale of `{name}` that is negative, or more than one number")
 
     def aggregate_query(self, server_round: int, replies: Iterable[Message]) -> None:
-        """Keep the scales."""
+        """Keep the scales, and the largest of each array."""
         self._sides = {r.metadata.src_node_id: records.to_arrays(messages.arrays(r.content, "side")) for r in replies}
+        sides = self._sides.values()
+        self._shared = {n: np.asarray(np.max([side[n] for side in sides])) for n in self.current} if sides else {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -108,8 +111,16 @@ class TernGrad(PackedStrategy):
         if not self._sides:
             return ()
         told = ConfigRecord({**config, "server-round": server_round})
-        content = RecordDict({"side": records.to_record(self._shared()), "config": told})
+        content = RecordDict({"side": records.to_record(self._shared), "config": told})
         return addressed(content, self.asked, "train")
+
+    def check_reply(self, reply: Message) -> None:
+        """FedqError FQ302 also where a gradient is not ternary to the shared scale (to 0 where that is tiny)."""
+        super().check_reply(reply)
+        for name, (scale, _) in self._parts(reply).items() if self.options.share else ():
+            shared = float(self._shared[name])
+            if scale != (shared if shared > np.finfo(np.float32).tiny else 0):
+                raise FedqError("FQ302", f"`{name}` has the scale {scale:g}, not the shared {shared:g}")
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -168,13 +179,9 @@ class TernGrad(PackedStrategy):
         """The levels k / N in [-1, 1] and s, with mean = s k / N; without sharing the mean itself, and 1."""
         if not self.options.share:
             return mean, {name: np.array(1, np.float32) for name in mean}
-        scales = self._shared()
+        scales = self._shared
         unit = {name: x / scales[name] if scales[name] else np.zeros_like(x) for name, x in mean.items()}
         return {name: np.rint(x * np.float32(n)) / np.float32(n) for name, x in unit.items()}, scales
-
-    def _shared(self) -> Arrays:
-        """The scale s = max_n s_n of each array (T6)."""
-        return {n: np.asarray(np.max([side[n] for side in self._sides.values()])) for n in self.current}
 
     def _lr(self, t: int) -> float:
         """The learning rate of step t = 1, 2, ..."""
