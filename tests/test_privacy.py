@@ -212,6 +212,27 @@ def test_epsilon_grows_by_rounds_and_is_the_largest_of_the_clients() -> None:
     assert max(spent.values()) == grown[-1]
 
 
+def test_delta_is_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that tells its epsilon at another delta is rejected, and the run's stays."""
+    from flwr.app import Message, MetricRecord
+
+    from fedq._flower import with_content
+
+    simulation = build(config(**{"clients": 4, "tolerate": 0.5}))
+    play = simulation.clients._play
+
+    def lying(message: Message) -> Message:
+        reply = play(message)
+        if message.metadata.dst_node_id == 2 and "arrays" in reply.content:
+            told = MetricRecord({**reply.content.metric_records["metrics"], "delta": 0.9})
+            return with_content(reply, RecordDict({**reply.content, "metrics": told}))
+        return reply
+
+    monkeypatch.setattr(simulation.clients, "_play", lying)
+    (line,) = played(simulation, 1)
+    assert (line["clients"], line["rejected"], line["delta"]) == (3, 1, 1e-5)
+
+
 def test_the_ledger_survives_a_restart(tmp_path: Path) -> None:
     straight = simulate(config(), out=tmp_path / "straight")
     half = simulate(config(rounds=2), out=tmp_path / "half")

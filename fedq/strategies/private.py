@@ -28,7 +28,6 @@ class PrivateStrategy(PackedStrategy, ABC):
         self.spent: dict[int, float] = {}
         self._releases: dict[int, int] = {}
         self._lost: set[int] = set()  # whose ledgers were lost: what they say since then is too little
-        self._delta = 0.0
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -54,13 +53,11 @@ class PrivateStrategy(PackedStrategy, ABC):
             self._releases[k] = max(before, releases)
         if isinstance(epsilon, float) and epsilon >= 0:
             self.spent[k] = inf if k in self._lost else max(known, epsilon)
-        if isinstance(delta, float) and 0 < delta < 1:
-            self._delta = max(self._delta, delta)
         super().check_reply(reply)
         if not isinstance(epsilon, float) or isnan(epsilon) or epsilon < 0:
             raise FedqError("FQ302", f"`epsilon` must be a number from 0, got {epsilon!r}")
-        if not isinstance(delta, float) or not 0 < delta < 1:
-            raise FedqError("FQ302", f"`delta` must be between 0 and 1, got {delta!r}")
+        if delta != self.setup.delta:
+            raise FedqError("FQ302", f"`delta` must be {self.setup.delta:g}, got {delta!r}")
         if not isinstance(releases, int):
             raise FedqError("FQ302", f"`releases` must be an integer, got {releases!r}")
         if releases <= before:
@@ -75,10 +72,10 @@ class PrivateStrategy(PackedStrategy, ABC):
         return fold.metrics if self.setup.tell_loss else None
 
     def privacy(self) -> tuple[float | None, float | None]:
-        """The largest epsilon of a client and its delta; None for both before anybody came."""
+        """The largest epsilon of a client at the run's delta; None for both before anybody came."""
         if not self.spent:
             return None, None
-        return max(self.spent.values()), self._delta
+        return max(self.spent.values()), self.setup.delta
 
     def shown(self) -> dict[str, Any]:
         """The least epsilon of a client that came, beside the run's, which is the largest."""
@@ -89,10 +86,10 @@ class PrivateStrategy(PackedStrategy, ABC):
         """What clients have spent; JSON knows no infinity."""
         spent = {str(k): None if e == inf else e for k, e in self.spent.items()}
         releases = {str(k): n for k, n in self._releases.items()}
-        return {"spent": spent, "releases": releases, "lost": sorted(self._lost), "delta": self._delta}
+        return {"spent": spent, "releases": releases, "lost": sorted(self._lost)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.spent = {int(k): inf if e is None else e for k, e in state["spent"].items()}
         self._releases = {int(k): n for k, n in state["releases"].items()}
-        self._lost, self._delta = set(state.get("lost", ())), state["delta"]
+        self._lost = set(state.get("lost", ()))
