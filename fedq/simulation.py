@@ -116,7 +116,8 @@ def play(run: Run, simulation: Simulation, *, until: Until | None = None) -> Ite
         done, arrays, state = run.latest() or (0, dict(simulation.initial), simulation.state())
         simulation.restore(state)
         simulation.open()
-        run.rewind(done)
+        with _saving(run):
+            run.rewind(done)
         if done:
             run.update(status="running", resumed_at=[*run.about.get("resumed_at", []), done])
         lines = run.records()
@@ -125,7 +126,8 @@ def play(run: Run, simulation: Simulation, *, until: Until | None = None) -> Ite
         for record in () if reached else simulation.rounds(arrays, done + 1, last):
             arrays = records.to_arrays(record.arrays)
             lines.append(record.metrics())
-            run.append(lines[-1])
+            with _saving(run):
+                run.append(lines[-1])
             reached = until is not None and until.met(lines)
             saver.after(record.round, arrays, now=reached or record.round == last)
             try:
@@ -135,23 +137,42 @@ def play(run: Run, simulation: Simulation, *, until: Until | None = None) -> Ite
                 raise
             if reached:
                 break
-        run.update(weights_sha256=run.save_model({**simulation.drawn, **arrays}))
+        with _saving(run):
+            run.update(weights_sha256=run.save_model({**simulation.drawn, **arrays}))
 
 
 class _Saver:
-    """Checkpoints that take at most one part in twenty of the time; what a killed process loses is computed again."""
+    """Checkpoints that take at most one part in twenty of the time; what a killed process loses is computed again.
+
+    Each round has one where that will not do: in a deployment, whose sites remember a few rounds only, and where the
+    server promises something to whole clients, which a round that is played twice would cost again.
+    """
 
     def __init__(self, run: Run, simulation: Simulation, done: int) -> None:
         self._run, self._simulation, self._done = run, simulation, done
+        self._always = bool(run.about.get("deployed") or simulation.strategy.promise())
         self._saved, self._cost = perf_counter(), 0.0
 
     def after(self, round_: int, arrays: Arrays, *, now: bool) -> None:
         """Save the round's model and state, if it is time or asked for."""
         started = perf_counter()
-        if self._done < round_ and (now or started - self._saved > 20 * self._cost):
-            self._run.checkpoint(round_, arrays, self._simulation.state())
+        if self._done < round_ and (now or self._always or started - self._saved > 20 * self._cost):
+            with _saving(self._run):
+                self._run.checkpoint(round_, arrays, self._simulation.state())
             self._done, self._saved = round_, perf_counter()
             self._cost = self._saved - started
+
+
+@contextmanager
+def _saving(run: Run) -> Iterator[None]:
+    """FedqError FQ206 where the run directory cannot be written to."""
+    try:
+        yield
+    except OSError as error:
+        hint = f"make room, then: fedq resume {run.path}; the rounds before are saved"
+        raise FedqError(
+            "FQ206", f"cannot write to the run directory: {reason(error)}", where=str(run.path), hint=hint
+        ) from error
 
 
 @contextmanager
@@ -167,12 +188,6 @@ def _ending(run: Run) -> Iterator[None]:
         error.hint = error.hint.replace("simulate RUN", f"simulate {run.path}")
         run.update(error=str(error))
         raise
-    except OSError as error:
-        status = "failed"
-        hint = f"make room, then: fedq resume {run.path}; the rounds before are saved"
-        raise FedqError(
-            "FQ206", f"cannot write to the run directory: {reason(error)}", where=str(run.path), hint=hint
-        ) from error
     except Exception as error:
         status = "failed"
         round_ = len(run.records()) + 1

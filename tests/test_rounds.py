@@ -138,6 +138,19 @@ def test_a_failing_strategy_is_said_and_logged(tmp_path: Path, monkeypatch: pyte
     assert "Traceback" in (run.path / "log.txt").read_text()
 
 
+def test_a_strategy_without_its_file_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, s = begin(make_config({"clients": 4, "rounds": 2, "model.hidden": [8], "client.local_steps": 1}), tmp_path)
+
+    def fail(*_: object) -> None:
+        raise FileNotFoundError(2, "No such file", "prior.npy")
+
+    monkeypatch.setattr(s.strategy, "aggregate_train", fail)
+    with pytest.raises(FedqError, match="round 1 failed on the server: FileNotFoundError") as error:
+        list(play(run, s))
+    assert error.value.code == "FQ305"
+    assert "Traceback" in (run.path / "log.txt").read_text()
+
+
 @pytest.mark.parametrize("codec", ["float32", "qsgd4", "binary"])
 def test_ledger_counts_what_was_sent(codec: str) -> None:
     """The record's bytes are the lengths of the payloads that passed, counted here a second time."""
@@ -283,6 +296,25 @@ def test_hostile_metrics_are_rejected(field: str, strategy: str) -> None:
 
     record = one_round(simulation(strategy=strategy), spoil, {1}, 0.2)
     assert (record.clients, record.rejected) == (5, 1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"num-examples": -3}, {"num-examples": 2**40}, {"accuracy": 1e9}, {"accuracy": -0.1}, {"loss": float("nan")}],
+)
+def test_evaluations_that_cannot_be_are_rejected(said: dict[str, float]) -> None:
+    from flwr.app import MetricRecord, RecordDict
+
+    server = simulation(strategy="fedavg").strategy
+    good: dict[str, float] = {"num-examples": 3, "loss": 0.5, "accuracy": 1.0}
+
+    def reply(**changes: float) -> Message:
+        return Message(RecordDict({"metrics": MetricRecord({**good, **changes})}), 1, "evaluate")  # type: ignore[dict-item]
+
+    server.check_evaluation(reply())
+    with pytest.raises(FedqError) as error:
+        server.check_evaluation(reply(**said))
+    assert error.value.code == "FQ302"
 
 
 def test_huge_values_are_rejected_before_they_overflow() -> None:

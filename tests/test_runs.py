@@ -243,6 +243,21 @@ def test_a_full_disk_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (error.value.exit_code, "fedq resume" in error.value.hint) == (4, True)
 
 
+@pytest.mark.parametrize(
+    ("promise", "deployed", "each"), [("", False, False), ("epsilon", False, True), ("", True, True)]
+)
+def test_who_must_not_play_a_round_twice_saves_each(
+    promise: str, deployed: bool, each: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, simulation = begin(config(), tmp_path)
+    monkeypatch.setattr("fedq.simulation.perf_counter", lambda: 0.0)  # never time for a checkpoint
+    monkeypatch.setattr(simulation.strategy, "promise", lambda: promise)
+    run.update(deployed=deployed)
+    saved = [(run.latest() or (0,))[0] for _ in play(run, simulation)]
+    rounds = simulation.config.top.rounds
+    assert saved == (list(range(1, rounds + 1)) if each else [0] * (rounds - 1) + [rounds])
+
+
 def test_models_whose_results_would_depend_on_threads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch import nn
 

@@ -156,13 +156,16 @@ class PackedStrategy(Strategy, ABC):
         return self._messages("evaluate", server_round, arrays, config, grid)
 
     def check_evaluation(self, reply: Message) -> None:
-        """FedqError FQ302 unless the reply to an evaluate message has finite scores, or no examples."""
+        """FedqError FQ302 unless the reply to an evaluate message has scores that can be, or no examples."""
         metrics = messages.metrics(reply.content)
         if set(metrics) != {"num-examples", "loss", "accuracy"}:
             raise FedqError("FQ302", "an evaluation needs num-examples, loss and accuracy")
         values = list(metrics.values())
         if not all(isinstance(v, int | float) and isfinite(v) for v in values):
             raise FedqError("FQ302", f"an evaluation with values {values}")
+        n, accuracy = metrics["num-examples"], cast(float, metrics["accuracy"])
+        if not isinstance(n, int) or not 0 <= n < MOST_EXAMPLES or not 0 <= accuracy <= 1:
+            raise FedqError("FQ302", f"an evaluation with accuracy {accuracy} on {n} examples")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Mean and standard deviation of the clients' accuracies, each client counting once; and their mean loss."""
