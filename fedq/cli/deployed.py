@@ -61,10 +61,10 @@ def run_on_screen(
 
 def _config(of: Deployment, file: Path, sets: list[str]) -> RunConfig:
     """The config, for as many clients as there are sites."""
-    from fedq.config import resolve
+    from fedq.config import over, resolve
     from fedq.settings import Setting, parse_set, read_toml
 
-    settings = {**read_toml(file), **parse_set(sets)}
+    settings = over(read_toml(file), parse_set(sets))
     settings.setdefault("clients", Setting(len(of.sites), f"{len(of.sites)} sites"))
     settings.setdefault("tolerate", Setting(TOLERATE, "fedq deploy run"))
     config = resolve(settings)

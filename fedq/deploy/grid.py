@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Thread
 from time import monotonic, sleep
-from typing import Any, final
+from typing import Any, cast, final
 
 import httpx
 from flwr.app import ConfigRecord, Error, Message, RecordDict
@@ -29,6 +29,7 @@ POLL = 0.5  # seconds between looks for replies, at least; a look never takes mo
 STALL = 5.0  # seconds after which others are no longer kept waiting for a reply that comes slowly, or in parts only
 LOOK = 5.0  # seconds between looks at who is there
 
+SAID = {"partition": int, "examples": int, "kernels": str, "fedq": str, "flwr": str, "own_data": bool}  # to hello
 ABSENT, GARBLED = 101, 102  # codes of errors, besides Flower's and those of LocalGrid
 GONE = "gone"
 
@@ -105,6 +106,8 @@ class DeployedGrid(PassingGrid):
         while True:
             refused |= self._greet(self._online(), max(1.0, end - monotonic()))
             missing = [self.name(k) for k in range(self._clients) if k not in self.sites]
+            if self._names:  # a site that refused may have been mended since
+                refused = {name: why for name, why in refused.items() if name in missing}
             if len(missing) <= len(refused) or (refused and not self._names) or monotonic() > end:
                 break
             sleep(POLL)
@@ -152,7 +155,8 @@ class DeployedGrid(PassingGrid):
                 continue
             name = self.name(partition) if partition >= 0 else f"node {node}"
             error = one.reply.error if one.reply.has_error() else None
-            why = (error.reason if error else f"it says it is partition {claimed}") or "no reason given"
+            odd = f"it says it is partition {claimed}" if said else "an answer that no site gives"
+            why = (error.reason if error else odd) or "no reason given"
             if error is None or error.code != TIMED_OUT:
                 self._greeted[node] = online[node]
             refused[name] = why
@@ -307,7 +311,6 @@ def _with(message: Message, content: RecordDict) -> Message:
 def _answer(reply: Message) -> tuple[ConfigRecord | None, int]:
     """What a site answers to hello, and which partition it says it is."""
     answer = reply.content.get("config") if reply.has_content() else None
-    if not isinstance(answer, ConfigRecord):
+    if not isinstance(answer, ConfigRecord) or any(type(answer.get(key)) is not kind for key, kind in SAID.items()):
         return None, -1
-    claimed = answer.get("partition")
-    return answer, claimed if isinstance(claimed, int) else -1
+    return answer, cast(int, answer["partition"])

@@ -3,6 +3,7 @@
     site-0/state/RUN/told.json             what the server said of the run
     site-0/state/RUN/x.npy y.npy           the client's examples, ready to train on; texts in x.json
     site-0/state/RUN/000007.1.train.bin    Context.state after the train message of round 7
+    site-0/state/RUN/begun                 the first of those files that there was
     site-0/state/RUN.ledger.json           what a private client has released, which no replay takes back
     site-0/state/lock                      held by the process that plays a message
 
@@ -59,8 +60,14 @@ class Memory:
             yield
 
     def before(self, round_: int, kind: str) -> RecordDict:
-        """The state before a message, with all that was ever released; nothing in a client's first round."""
+        """The state before a message, with all that was ever released; nothing in a client's first round.
+
+        FedqError FQ205 where the message lies so far back that the state before it is no longer kept.
+        """
         files = [file for place, file in self._files() if place < (round_, ORDER[kind])]
+        begun = self.folder / "begun"
+        if not files and begun.exists() and _place(begun.read_text()) < (round_, ORDER[kind]):
+            raise FedqError("FQ205", f"this site no longer has what it remembered before round {round_}")
         state = from_bytes(files[-1].read_bytes()) if files else RecordDict()
         if (ledger := self._ledger()) is not None:
             state["ledger"] = ledger
@@ -74,8 +81,12 @@ class Memory:
         for old, file in self._files():
             if old > place:
                 file.unlink()
+        name = f"{round_:06}.{ORDER[kind]}.{kind}.bin"
+        begun = self.folder / "begun"
         if state or self._files():
-            self._write(f"{round_:06}.{ORDER[kind]}.{kind}.bin", to_bytes(state))
+            if not begun.exists() or place < _place(begun.read_text()):
+                self._write("begun", name.encode())
+            self._write(name, to_bytes(state))
         for _, file in self._files()[:-KEPT_FILES]:
             file.unlink()
 
@@ -120,12 +131,18 @@ class Memory:
 
     def _files(self) -> list[tuple[tuple[int, int], Path]]:
         files = sorted(self.folder.glob("*.bin"))
-        return [((int(f.name.split(".")[0]), int(f.name.split(".")[1])), f) for f in files]
+        return [(_place(f.name), f) for f in files]
 
     def _write(self, name: str, content: bytes, folder: Path | None = None) -> None:
         folder = folder or self.folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_whole(folder / name, content)
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Of a file of state: its round, and where in the round."""
+    round_, order, *_ = name.split(".")
+    return int(round_), int(order)
 
 
 def _npy(array: NDArray[Any]) -> bytes:

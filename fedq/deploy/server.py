@@ -15,7 +15,7 @@ from fedq.attacks.base import OmniscientAttack
 from fedq.build import Simulation
 from fedq.config import RunConfig, make_config
 from fedq.data.site import told_of
-from fedq.deploy.grid import DeployedGrid, SuperLinkGone
+from fedq.deploy.grid import SAID, DeployedGrid, SuperLinkGone
 from fedq.errors import FedqError
 from fedq.kernels import active
 from fedq.ledger import Ledger, MeteredGrid
@@ -93,6 +93,6 @@ def _wait(played: Simulation, run: Run, seconds: float) -> None:
     missing = grid.wait_for_sites(1 - played.config.top.tolerate, seconds)
     for name in missing:
         log.warning("%s is not there; the run goes on without it until it comes", name)
-    said = ("kernels", "fedq", "flwr", "examples", "own_data")
-    sites = {grid.name(k): {key: answer[key] for key in said} for k, answer in grid.sites.items()}
+    said = SAID.keys() - {"partition"}
+    sites = {grid.name(k): {key: answer[key] for key in sorted(said)} for k, answer in grid.sites.items()}
     run.update(deployed=True, kernels=active.isa(), sites=sites)

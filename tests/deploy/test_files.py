@@ -357,3 +357,16 @@ def test_attacks_that_see_everything_cannot_be_deployed(made: Deployment, fedq: 
     status, _, err = fedq("deploy", "run", "c.toml", "--dir", str(made.folder))
     assert status == 2
     assert "exists in simulation only" in err
+
+
+@pytest.mark.parametrize("sets", ["client.local_epochs=1", "strategy=fedavg", "model=lenet5"])
+def test_settings_over_a_finished_runs_file(sets: str, made: Deployment, tmp_path: Path) -> None:
+    """They take what they replace with them, as in `fedq simulate`."""
+    from fedq.cli.deployed import _config
+
+    file = tmp_path / "run.toml"
+    file.write_text(make_config({"clients": 3, "strategy": "fedvote", "strategy.clip": 0.9, "model": "mlp"}).to_toml())
+    config = _config(made, file, [sets])
+    key, value = sets.split("=")
+    assert {"client.local_epochs": config.client.options.local_epochs, "strategy": config.strategy.name,
+            "model": config.model.name}[key] == (1 if value == "1" else value)  # fmt: skip

@@ -436,6 +436,49 @@ def test_a_site_of_another_version_refuses(tmp_path: Path) -> None:
     assert refused.value.code == "FQ207"
 
 
+def test_a_site_that_is_mended_is_not_held_against_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One refuses and is mended while another is still starting: both are waited for."""
+    config = make_config({**SMALL, "rounds": 1})
+    grid = DeployedGrid(sites(config, tmp_path), 2, ("a", "b"), {}, timeout=60)
+    looks = iter(
+        [({"a": "old fedq"}, ()), ({}, (0,)), ({}, ()), ({}, (1,))]  # who refuses, and who is greeted, in each look
+    )
+
+    def greet(*_: object) -> dict[str, str]:
+        refused, greeted = next(looks)
+        grid.sites.update({k: ConfigRecord() for k in greeted})
+        return refused
+
+    monkeypatch.setattr(grid, "_greet", greet)
+    monkeypatch.setattr(grid, "_online", dict)
+    monkeypatch.setattr("fedq.deploy.grid.POLL", 0.01)
+    with pytest.raises(FedqError, match="a: old fedq"):
+        DeployedGrid.wait_for_sites(grid, seconds=0.0)
+    assert grid.wait_for_sites(seconds=30) == []
+
+
+def test_odd_answers_to_hello_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site that leaves out what it is asked, or says it in bytes, is one that is missing."""
+    config = make_config({**SMALL, "rounds": 1})
+    answered = site._hello
+
+    def odd(message: Message, context: Context) -> Message:
+        reply = answered(message, context)
+        said = dict(reply.content.config_records["config"])
+        if said["partition"] == 0:
+            del said["kernels"]
+        if said["partition"] == 1:
+            said["kernels"] = b"avx2"
+        reply.content["config"] = ConfigRecord(said)
+        return reply
+
+    monkeypatch.setattr(site, "_hello", odd)
+    parts = deployed(build(config), sites(config, tmp_path), None, timeout=60)
+    with pytest.raises(FedqError, match=r"2 of 3 sites cannot take part: .*an answer that no site gives"):
+        parts.clients.wait_for_sites(seconds=5)
+    assert set(parts.clients.sites) == {2}
+
+
 class Away:
     """A grid whose SuperLink is gone."""
 
@@ -482,6 +525,10 @@ def test_memory(tmp_path: Path) -> None:
         memory.keep(round_, "train", state(round_))
     assert len(list((tmp_path / "run").glob("*.bin"))) == 8
     assert held(30, "train") == 29
+    assert held(1, "query") is None
+    with pytest.raises(FedqError, match="no longer has what it remembered before round 9") as gone:
+        held(9, "train")
+    assert gone.value.code == "FQ205"
 
 
 def test_a_client_that_keeps_nothing_writes_nothing(tmp_path: Path) -> None:
