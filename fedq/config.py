@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -154,8 +154,10 @@ def resolve(settings: Settings) -> RunConfig:
     """Check settings and add defaults. FedqError for the first wrong one; the others stand in its `also`."""
     settings = named(settings)
     errors: list[FedqError] = []
-    if settings.get("data.dir", Setting("")).value and "data.name" not in settings:
-        folder = settings["data.dir"]
+    folder = settings.get("data.dir", Setting(""))
+    if folder.value and isinstance(folder.value, str):  # the run may go on from another working directory
+        settings["data.dir"] = replace(folder, value=str(Path(folder.value).expanduser().absolute()))
+    if folder.value and "data.name" not in settings:
         settings["data.name"] = Setting(Path(str(folder.value)).name or "data", folder.where, folder.from_file)
     name = settings.get("strategy.name", Setting("fedvote"))
     chosen = _attempt([], name, lambda: strategy(name.value)) or _alike("strategy", name)

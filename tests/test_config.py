@@ -11,6 +11,23 @@ from fedq.strategies import STRATEGIES
 from fedq.until import Until
 
 
+def test_a_data_folder_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run goes on from another working directory, so its config has the whole path."""
+    monkeypatch.chdir(tmp_path)
+    config = make_config({"data.dir": "sets/mnist"})
+    assert (config.top.data.dir, config.top.data.name) == (str(tmp_path / "sets" / "mnist"), "mnist")
+    assert config.hash == make_config({"data.dir": "/elsewhere/mnist"}).hash
+
+
+def test_a_flower_strategys_bad_setting_is_said() -> None:
+    """What its constructor refuses."""
+    from fedq.build import build
+
+    with pytest.raises(FedqError, match=r"Flower's FedTrimmedAvg: .*beta") as error:
+        build(make_config({"strategy": "fedtrimmedavg", "strategy.beta": 0.6}))
+    assert (error.value.code, "strategy" in error.value.where) == ("FQ105", True)
+
+
 def failing(**values: object) -> FedqError:
     with pytest.raises(FedqError) as error:
         make_config(values)

@@ -49,6 +49,19 @@ def official(seed: int) -> tuple[list[np.ndarray], np.ndarray, np.random.RandomS
     return shards, rates(random, label_shares(CIFAR10, shards), 0.1, 0.02, 0.1), random
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_label_that_no_client_drew_is_cut_evenly() -> None:
+    """At so small an alpha each client's mix is one label, exactly."""
+    labels = np.repeat(np.arange(10), 20)
+    for seed in range(40):
+        shards = by_label_mix(labels, 5, 0.001, np.random.default_rng(seed))
+        assert sorted(np.concatenate(shards)) == list(range(200))
+        shares = np.stack([np.bincount(labels[s], minlength=10) for s in shards])
+        q_NL = np.random.default_rng(seed).dirichlet([0.001] * 10, 5)
+        for label in np.flatnonzero(q_NL.sum(0) == 0):
+            assert (shares[:, label] == 4).all()
+
+
 @pytest.mark.parametrize("seed", FIRST_P)
 def test_rates_of_the_released_code(seed: int) -> None:
     _, p_N, _ = official(seed)

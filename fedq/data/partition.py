@@ -87,10 +87,11 @@ def by_label_mix(
     """FedAU's partition: nearly equal sizes, every example used once.
 
     Client n draws a mix of labels q_n ~ Dir(alpha). Each label's examples, in their order, are cut among the clients
-    in proportion to their q_n[label].
+    in proportion to their q_n[label]; evenly, where that is 0 for all of them.
     """
     L = int(labels.max()) + 1
     q_NL = random.dirichlet([alpha] * L, clients)
+    q_NL[:, q_NL.sum(0) == 0] = 1
     ends_NL = np.cumsum(q_NL / q_NL.sum(0), axis=0)
     pieces = []
     for label in range(L):

@@ -45,13 +45,11 @@ class Flower(PackedStrategy):
         super().__init__(setup, options)
         self.sends = options.sends
         given = options.model_dump(exclude={"sends"})
-        self._inner = self.inner(
-            fraction_train=1.0,
-            fraction_evaluate=0.0,
-            min_train_nodes=1,
-            min_available_nodes=1,
-            **given,
-        )
+        one: dict[str, Any] = {"min_train_nodes": 1, "min_available_nodes": 1}
+        try:
+            self._inner = self.inner(fraction_train=1.0, fraction_evaluate=0.0, **one, **given)
+        except ValueError as error:
+            raise FedqError("FQ105", f"Flower's {self.inner.__name__}: {error}", key="strategy.name") from error
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
