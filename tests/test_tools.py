@@ -1,6 +1,7 @@
 """`fedq explain`, `new`, `export`, `--only-client`, and the shell's completion."""
 
 import ast
+import csv
 import importlib.util
 import json
 import os
@@ -148,6 +149,17 @@ def test_tensorboard(fedq: Fedq, tiny: tuple[str, ...]) -> None:
     for m in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
         assert found["accuracy", m["round"]] == pytest.approx(m["accuracy"])
         assert found["up_bytes", m["round"]] == m["up_bytes"]
+
+
+def test_runs_of_one_name_stay_apart(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    """The same config played into two folders: what they export is named by its folder too."""
+    for out in ("one", "two"):
+        fedq("simulate", *tiny, "--quiet", "--out", out)
+    assert fedq("export", "csv", "one", "two")[0] == 0
+    with Path("runs.csv").open() as file:
+        found = {row["run"] for row in csv.DictReader(file)}
+    (name,) = (run.name for run in Path("one").iterdir())
+    assert found == {f"one/{name}", f"two/{name}"}
 
 
 @pytest.mark.filterwarnings("ignore")  # its own

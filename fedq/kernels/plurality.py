@@ -10,11 +10,11 @@ from typing import TypeAlias
 import numpy as np
 from flwr.app import Array
 
+from fedq.kernels import active as kernels
 from fedq.kernels._reference import F32, U8
 from fedq.kernels.binary import Binary, Sign
 from fedq.kernels.codec import PackedCodec
 from fedq.kernels.ternary import Planes
-from fedq.kernels.votes import VoteAccumulator
 
 Rows: TypeAlias = tuple[U8, ...]
 
@@ -38,13 +38,13 @@ def rows_of(codec: PackedCodec, payload: Array) -> Rows:
 
 def plurality(rows_K: Sequence[Rows], d: int) -> Rows:
     """The most frequent symbol of each of `d` coordinates; ties go to the smallest symbol, so of two to -1."""
-    n_plus = _count([rows[0] for rows in rows_K], d)
+    plus = [rows[0] for rows in rows_K]
     if len(rows_K[0]) == 1:
-        return (_packed(2 * n_plus > len(rows_K)),)
-    n_minus = _count([rows[1] for rows in rows_K], d)
+        return (kernels.vote_majority(plus, d),)
+    n_plus, n_minus = (kernels.vote_counts(plane, d).astype(np.int32) for plane in (plus, [r[1] for r in rows_K]))
     n_0 = len(rows_K) - n_plus - n_minus
-    symbol = np.argmax([n_minus, n_0, n_plus], axis=0) - 1
-    return _packed(symbol > 0), _packed(symbol < 0)
+    down = (n_minus >= n_0) & (n_minus >= n_plus)
+    return _packed((n_plus > n_0) & ~down), _packed(down)
 
 
 def likeliest(m: F32, n_planes: int) -> Rows:
@@ -67,13 +67,6 @@ def unpacked(rows: Rows, d: int) -> F32:
     if len(rows) == 1:
         return 2 * plus - 1
     return plus - np.unpackbits(rows[1], count=d, bitorder="little")
-
-
-def _count(planes: Sequence[U8], d: int) -> F32:
-    total = VoteAccumulator(d)
-    for plane in planes:
-        total.add(plane)
-    return (total.sum() + np.float32(len(planes))) / np.float32(2)  # from n+ - n-
 
 
 def _packed(bits: np.ndarray) -> U8:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedq.errors import FedqError
-from fedq.report.frames import table_of
+from fedq.report.frames import names_of, table_of
 from fedq.report.tables import writing
 from fedq.runs import Run
 from fedq.settings import flatten
@@ -36,12 +36,12 @@ def tensorboard(runs: Sequence[Run], out: Path) -> Path:
     from tensorboardX import SummaryWriter
 
     with writing(out):
-        for run in runs:
-            with SummaryWriter(str(out / run.path.name)) as writer:
+        for run, name in zip(runs, names_of(runs), strict=True):
+            with SummaryWriter(str(out / name)) as writer:
                 writer.add_text("run.toml", f"```\n{(run.path / 'run.toml').read_text()}```")
                 for m in run.records():
-                    for name, value in _numbers(m):
-                        writer.add_scalar(name, value, m["round"])
+                    for what, value in _numbers(m):
+                        writer.add_scalar(what, value, m["round"])
     return out
 
 
@@ -56,8 +56,8 @@ def mlflow(runs: Sequence[Run], out: Path) -> Path:
         found = client.get_experiment_by_name("fedq")
         artifacts = (out.parent / "mlartifacts").absolute().as_uri()
         experiment = found.experiment_id if found else client.create_experiment("fedq", artifact_location=artifacts)
-        for run in runs:
-            made = client.create_run(experiment, run_name=run.path.name).info.run_id
+        for run, name in zip(runs, names_of(runs), strict=True):
+            made = client.create_run(experiment, run_name=name).info.run_id
             params = [Param(k, str(v)[:500]) for k, v in flatten(run.config).items()]
             client.log_batch(made, params=params)
             now = datetime.fromisoformat(run.about["started"]).timestamp()

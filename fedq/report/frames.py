@@ -1,6 +1,7 @@
 """Runs as one long pandas table."""
 
-from collections.abc import Iterable
+import os.path
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,26 @@ def load_runs(*patterns: str | Path) -> Any:
     return table_of(opened(matching(patterns))[0])
 
 
-def table_of(runs: Iterable[Run]) -> Any:
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """The names of the runs' folders; where two have one name, their paths below the folder that holds them all."""
+    names = [run.path.name for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    paths = [run.path.absolute() for run in runs]
+    return [path.relative_to(os.path.commonpath([p.parent for p in paths])).as_posix() for path in paths]
+
+
+def table_of(runs: Sequence[Run]) -> Any:
     """A line a round of each run; see `load_runs`."""
     import pandas as pd
 
     tables = []
-    for run in runs:
+    for run, name in zip(runs, names_of(runs), strict=True):
         rounds, config = run.metrics, run.config
         if rounds.empty:
             continue
         rounds = rounds.rename(columns={"strategy": "strategy_shows"})
-        named = {"run": run.path.name, "strategy": config["strategy"]["name"], "codec": config["codec"]}
+        named = {"run": name, "strategy": config["strategy"]["name"], "codec": config["codec"]}
         named |= {"data": config["data"]["name"], "model": config["model"]["name"], "seed": config["seed"]}
         for place, (key, value) in enumerate(named.items()):
             rounds.insert(place, key, value)
