@@ -37,7 +37,11 @@ def opened(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
             raise FedqError("FQ203", f"there is no `{path}`", where=str(path), hint=HINT)
         inside = runs_in(path)
         for run in inside:
-            if not named or run.path == path:
+            if (error := run.damage()) and run.path != path:
+                notes.append(f"`{run.path}` was left out: {error.message}")
+            elif error:
+                raise error
+            elif not named or run.path == path:
                 found.setdefault(run.path.resolve(), run)
         if not inside and path.is_dir():
             notes.append(f"`{path}` is not a run and was left out")

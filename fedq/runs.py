@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from fedq.errors import FedqError, reason
 
 Arrays = Mapping[str, NDArray[np.float32]]
+LINE = frozenset({"round", "accuracy", "up_bytes", "down_bytes", "seconds"})  # every line of metrics.jsonl has them
 KEPT_CHECKPOINTS = 2
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, BadZipFile)  # what a damaged checkpoint raises
 PACKAGES = ("fedq", "flwr", "torch", "numpy")
@@ -123,6 +124,8 @@ class Run:
             found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
         except ValueError as error:
             raise _damaged(file, error) from error
+        if not isinstance(found, dict):
+            raise _damaged(file, "it is no table")
         return found
 
     @property
@@ -130,7 +133,11 @@ class Run:
         """run.toml, as plain tables."""
         import tomllib
 
-        return tomllib.loads((self.path / "run.toml").read_text())
+        file = self.path / "run.toml"
+        try:
+            return tomllib.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise _damaged(file, error) from error
 
     @property
     def status(self) -> str:
@@ -144,14 +151,31 @@ class Run:
             return "killed"
         return status
 
+    @property
+    def same_fedq(self) -> bool:
+        """Whether the run was begun by this version of fedq: another may have other settings."""
+        return bool(self.about.get("versions", {}).get("fedq") == version("fedq"))
+
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line torn by a crash is left out."""
         file = self.path / "metrics.jsonl"
         lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
         try:
-            return [json.loads(line) for line in lines]
+            found: list[dict[str, Any]] = [json.loads(line) for line in lines]
         except ValueError as error:
             raise _damaged(file, error) from error
+        for n, line in enumerate(found, 1):
+            if not isinstance(line, dict) or LINE - line.keys():
+                raise _damaged(file, f"line {n} is not that of a round")
+        return found
+
+    def damage(self) -> FedqError | None:
+        """FQ203 where run.toml, run.json or metrics.jsonl cannot be read."""
+        try:
+            _ = self.config, self.about, self.records()
+        except FedqError as error:
+            return error
+        return None
 
     @property
     def metrics(self) -> Any:
@@ -160,12 +184,13 @@ class Run:
 
         return pd.DataFrame(self.records())
 
-    def latest(self) -> tuple[int, dict[str, NDArray[np.float32]], dict[str, Any]] | None:
-        """Round, model and strategy state of the last whole checkpoint that all its lines precede; None without any.
+    def latest(self) -> tuple[int, dict[str, NDArray[np.float32]], dict[str, Any]]:
+        """Round, model and strategy state of the last whole checkpoint that all its lines precede.
 
-        FedqError FQ205 if there are checkpoints and none can be used.
+        FedqError FQ205 if none can be used, or there is none: each run begins with one.
         """
-        files, lines, why = self._checkpoints(), len(self.records()), "metrics.jsonl is behind them"
+        files, lines = self._checkpoints(), len(self.records())
+        why = "metrics.jsonl is behind them" if files else "there is none"
         for file in reversed(files):
             round_ = int(file.stem.removeprefix("round_"))
             if round_ > lines:
@@ -174,14 +199,12 @@ class Run:
                 return round_, *_unpacked(file)
             except UNREADABLE as error:
                 why = f"{file.name}: {error}"
-        if files:
-            raise FedqError(
-                "FQ205",
-                f"no checkpoint can be used: {why}",
-                where=str(self.path / "checkpoints"),
-                hint=f"start again: fedq simulate {self.path / 'run.toml'}",
-            )
-        return None
+        raise FedqError(
+            "FQ205",
+            f"no checkpoint can be used: {why}",
+            where=str(self.path / "checkpoints"),
+            hint=f"start again: fedq simulate {self.path / 'run.toml'}",
+        )
 
     def checkpoint_of(self, round_: int) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]] | None:
         """Model and strategy state after a round, if there is a checkpoint of it. FedqError FQ205 if it is damaged."""
@@ -280,7 +303,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _damaged(file: Path, error: Exception) -> FedqError:
+def _damaged(file: Path, error: Exception | str) -> FedqError:
     hint = f"start again: fedq simulate {file.parent / 'run.toml'}"
     return FedqError("FQ203", f"{file.name} is damaged: {error}", where=str(file), hint=hint)
 

@@ -57,6 +57,7 @@ def reopen(
 
 def _rebuilt(run: Run, rounds: int | None, deployed: bool, where: dict[str, Any]) -> Simulation:
     config, done, path = resolve(read_toml(run.path / "run.toml")), len(run.records()), run.path
+    edited = run.about.get("config_hash", config.hash) != config.hash and run.same_fedq
     if run.about.get("deployed") and not deployed:
         raise FedqError(
             "FQ205",
@@ -87,6 +88,13 @@ def _rebuilt(run: Run, rounds: int | None, deployed: bool, where: dict[str, Any]
             where=str(path),
             hint=f"go on with it: fedq resume {path}; or begin it anew: fedq deploy run {path / 'run.toml'}",
         )
+    if edited:
+        raise FedqError(
+            "FQ205",
+            "run.toml was changed since the run began",
+            where=str(path / "run.toml"),
+            hint=f"give it back as it was (--rounds N plays more), or start anew: fedq simulate {path / 'run.toml'}",
+        )
     simulation = build(config)
     if run.about.get("data_sha256", simulation.data.checksum) != simulation.data.checksum:
         raise FedqError(
@@ -113,7 +121,7 @@ def play(run: Run, simulation: Simulation, *, until: Until | None = None) -> Ite
     error it can be resumed, and `weights_sha256` of a resumed run equals that of an uninterrupted one.
     """
     with closing(simulation), logging_to(run.path / "log.txt"), _ending(run):
-        done, arrays, state = run.latest() or (0, dict(simulation.initial), simulation.state())
+        done, arrays, state = run.latest()
         simulation.restore(state)
         simulation.open()
         with _saving(run):

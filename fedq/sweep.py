@@ -69,6 +69,9 @@ def parse_grid(texts: Iterable[str]) -> dict[str, list[Any]]:
         if not (equals and words and re.fullmatch(r"[\w.-]+", key.strip())):
             hint = "such as --grid strategy=fedavg,fedvote --grid seed=0..2"
             raise FedqError("FQ106", f"`--grid {text}` is not of the form KEY=A,B,C", where=f"--grid {text}", hint=hint)
+        if key.strip() in axes:
+            hint = "name all its values in one"
+            raise FedqError("FQ106", f"two grids of `{key.strip()}`", where=f"--grid {text}", hint=hint)
         axes[key.strip()] = [value for word in words for value in _values(key.strip(), word.strip())]
         if not axes[key.strip()]:
             hint = "a span goes upwards, such as 0..2"
@@ -93,7 +96,7 @@ def runs_by_hash(out: Path) -> dict[str, Run]:
     """
     found: dict[str, Run] = {}
     for run in runs_in(out):
-        if run.about.get("until"):
+        if run.damage() or run.about.get("until"):
             continue
         for hash_ in filter(None, (run.about.get("config_hash"), run.about.get("asked_hash"))):
             if hash_ not in found or _progress(run) > _progress(found[hash_]):

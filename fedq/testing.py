@@ -280,9 +280,9 @@ def _played(
         for record in played:
             run.append(record.metrics() | {"round": record.round})
         for round_ in range(1, first):
-            run.append({"round": round_})
+            run.append({**played[-1].metrics(), "round": round_})
         run.checkpoint(last, records.to_arrays(played[-1].arrays), simulation.state())
-        _, arrays, kept = run.latest() or (0, {}, {})
+        _, arrays, kept = run.latest()
         run.release()
     return arrays, [r.metrics() for r in played], kept
 

@@ -138,9 +138,9 @@ def test_state_of_any_shape_survives(tmp_path: Path) -> None:
     run = Run.create(tmp_path, "x", "", {})
     state = {"a": np.arange(3), "b": {"c": [np.float64(1).reshape(()), None, 2.5, "word", True]}, "d": {}}
     for round_ in range(1, 8):
-        run.append({"round": round_})
+        run.append({"round": round_, "accuracy": None, "up_bytes": 0, "down_bytes": 0, "seconds": 0.1})
     run.checkpoint(7, {"w": np.ones((2, 2), np.float32)}, state)
-    round_, model, back = run.latest() or (0, {}, {})
+    round_, model, back = run.latest()
     assert round_ == 7
     assert (model["w"] == 1).all()
     assert (back["a"] == [0, 1, 2]).all()
@@ -193,12 +193,50 @@ def test_damaged_files_are_said(tmp_path: Path, file: str) -> None:
     assert error.value.exit_code == 4
 
 
-def test_no_checkpoint_can_be_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["empty", "gone", "folder gone"])
+def test_no_checkpoint_can_be_used(how: str, tmp_path: Path) -> None:
+    """Said, and nothing else is lost: a run without checkpoints does not begin again, nor do its clients' ledgers."""
     run = interrupted(tmp_path, 2)
     for file in (run.path / "checkpoints").glob("*.npz"):
-        file.write_bytes(b"")
-    with pytest.raises(FedqError, match="no checkpoint can be used"):
+        file.write_bytes(b"") if how == "empty" else file.unlink()
+    if how == "folder gone":
+        (run.path / "checkpoints").rmdir()
+    lines = run.records()
+    with pytest.raises(FedqError, match="no checkpoint can be used") as error:
         resume(run.path)
+    assert error.value.code == "FQ205"
+    assert run.records() == lines != []
+
+
+def test_an_edited_config_is_refused(tmp_path: Path) -> None:
+    """Rounds of two configs would be one run."""
+    run = interrupted(tmp_path, 2)
+    file = run.path / "run.toml"
+    before = file.read_text()
+    file.write_text(before.replace("seed = 0", "seed = 1"))
+    with pytest.raises(FedqError, match=r"run.toml was changed since the run began"):
+        resume(run.path)
+    file.write_text(before)
+    assert resume(run.path).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("run.toml", "lr = = 1\n"), ("run.json", "[]"), ("run.json", "{"), ("metrics.jsonl", '{"round": 5}\n')],
+)
+def test_a_damaged_run_does_not_hide_others(file: str, text: str, tmp_path: Path) -> None:
+    from fedq.finding import opened
+    from fedq.sweep import runs_by_hash
+
+    good, bad = interrupted(tmp_path, 1), interrupted(tmp_path, 2)
+    (bad.path / file).write_text(text)
+    found, notes = opened([tmp_path])
+    assert ([run.path for run in found], len(notes)) == ([good.path], 1)
+    assert str(bad.path) in notes[0]
+    assert [run.path for run in runs_by_hash(tmp_path).values()] == [good.path]
+    with pytest.raises(FedqError, match=f"{file} is damaged") as error:
+        opened([bad.path])
+    assert error.value.code == "FQ203"
 
 
 def test_state_with_other_keys_or_values_is_our_mistake(tmp_path: Path) -> None:
@@ -208,7 +246,7 @@ def test_state_with_other_keys_or_values_is_our_mistake(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         run.checkpoint(0, {}, {"f": object()})
     run.checkpoint(0, {}, {"nu": np.float32(0.5)})
-    assert (run.latest() or (0, {}, {}))[2] == {"nu": 0.5}
+    assert run.latest()[2] == {"nu": 0.5}
     assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["round_000000.npz"]
     run.release()
 
@@ -253,7 +291,7 @@ def test_who_must_not_play_a_round_twice_saves_each(
     monkeypatch.setattr("fedq.simulation.perf_counter", lambda: 0.0)  # never time for a checkpoint
     monkeypatch.setattr(simulation.strategy, "promise", lambda: promise)
     run.update(deployed=deployed)
-    saved = [(run.latest() or (0,))[0] for _ in play(run, simulation)]
+    saved = [run.latest()[0] for _ in play(run, simulation)]
     rounds = simulation.config.top.rounds
     assert saved == (list(range(1, rounds + 1)) if each else [0] * (rounds - 1) + [rounds])
 

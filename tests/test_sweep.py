@@ -137,6 +137,8 @@ def test_malformed_grids_are_told_by_name() -> None:
 
     with pytest.raises(FedqError, match="KEY=A,B,C"):
         parse_grid(["a b=1"])
+    with pytest.raises(FedqError, match="two grids of `seed`"):
+        parse_grid(["seed=0..1", "seed=2..3"])
     with pytest.raises(FedqError, match="`1-3` is no number") as found:
         parse_grid(["seed=1-3"])
     assert found.value.hint == "a span is seed=1..3"

@@ -190,11 +190,17 @@ def _partitions() -> Rows:
     return [{"partition": name, "about": about} for name, about in PARTITIONS.items()]
 
 
+SHOWN = ("accuracy", "up_bytes", "down_bytes", "seconds")
+
+
 def _runs() -> Rows:
     rows = []
     for run in runs_in(Path("runs"), below=True):
+        if run.damage():
+            rows.append({"run": str(run.path), "status": "damaged", "rounds": 0, "of": 0} | dict.fromkeys(SHOWN))
+            continue
         totals = run.totals()
-        shown = {k: totals.get(k) for k in ("accuracy", "up_bytes", "down_bytes", "seconds")}
+        shown = {k: totals.get(k) for k in SHOWN}
         rows.append(
             {
                 "run": str(run.path),
