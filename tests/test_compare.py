@@ -176,3 +176,13 @@ def test_the_target_is_what_all_reach(fedq: Fedq, tiny: tuple[str, ...]) -> None
     lines = [json.loads(line) | {"accuracy": 0.29} for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps(m) + "\n" for m in lines))
     assert json.loads(fedq("compare", "runs", "--json")[1])["target"] == 0.29
+
+
+def test_an_error_names_few_of_many_runs(fedq: Fedq, tiny: tuple[str, ...]) -> None:
+    for k, rate in enumerate((0.1, 0.2, 0.3, 0.4, 0.5)):
+        hidden = f"model.hidden=[{8 if k else 9}]"
+        assert fedq("simulate", *tiny, "--quiet", "--set", hidden, "--set", f"client.lr={rate}")[0] == 0
+    status, _, err = fedq("compare", *runs())
+    assert status == 2
+    assert err.count("lr=") == 3  # the one with 9 units, and two of the four with 8
+    assert "2 more" in err

@@ -160,3 +160,16 @@ def test_the_promise_says_that_nothing_is_sampled() -> None:
     said = simulation().promise
     assert "every record is in every release" in said
     assert "Poisson" not in said
+
+
+def test_the_plan_counts_both_models_that_go_down() -> None:
+    """What is announced is at least what is sent, and not twice as much."""
+    from fedq.report.screen import plan
+
+    s = simulation()
+    (said,) = (line for line in plan(s).splitlines() if line.startswith("  total"))
+    down = sum(r.down_bytes for r in s.rounds(s.initial, 1, 6))
+    announced = 2 * 4 * 6 * sum(x.nbytes for x in s.initial.values())
+    assert "at most " in said
+    assert f"{announced / 1e3:.1f} kB down" in said
+    assert announced / 2 < down <= announced

@@ -233,7 +233,9 @@ def _codec_text(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    return str(list(value) if isinstance(value, tuple) else value)  # as --set takes them
 
 
 KINDS: dict[str, Callable[[], Rows]] = {

@@ -16,6 +16,7 @@ from fedq.runs import Run
 from fedq.settings import flatten
 
 APART = ("seed", "data.dir", "workers", "engine", "ray_address")  # settings that may differ within a group
+MANY = 3  # of runs that an error names
 TASK = ("data", "model", "clients")  # what runs must share to be compared, with the seeds
 Found: TypeAlias = tuple[dict[str, Any], dict[int, Curve], tuple[Run, ...]]  # settings, a curve a seed, the runs
 TOLD = ("per_round", "participation", "downlink", "client.local_steps", "client.local_epochs", "client.batch_size")
@@ -192,7 +193,7 @@ def _refuse_unlike(groups: Sequence[Group]) -> None:
         return
     lines = [
         f"{'the data themselves' if key == 'data' else key} = "
-        + "; ".join(f"{value} ({', '.join(labels)})" for value, labels in values.items())
+        + "; ".join(f"{value} ({', '.join(_some(labels))})" for value, labels in values.items())
         for key, values in unlike.items()
     ]
     raise FedqError(
@@ -201,6 +202,12 @@ def _refuse_unlike(groups: Sequence[Group]) -> None:
         where="\n      ".join(lines),
         hint="name runs of one task and the same seeds, or add --anyway",
     )
+
+
+def _some(labels: Sequence[str]) -> list[str]:
+    """The first few of those, and how many there are besides."""
+    each = list(dict.fromkeys(labels))
+    return each if len(each) <= MANY else [*each[: MANY - 1], f"{len(each) - MANY + 1} more"]
 
 
 def _labelled(groups: list[Found]) -> Iterable[Group]:

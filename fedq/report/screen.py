@@ -55,7 +55,8 @@ def plan(simulation: Any, where: str = "", *, workers: str = "") -> str:
         for c in (simulation.strategy.codec, simulation.strategy.downlink)
     )
     server, random = simulation.strategy, "participation" in config.as_dict()
-    if server.downlink.name == "float32" != top.downlink:
+    down *= server.copies
+    if server.downlink.name == "float32" != top.downlink or server.copies > 1:
         most_down = "at most "  # the strategy sends something smaller where it can
     all_up, all_down = ("about " if random or server.asks_first else most for most in (most_up, most_down))
     coming = server.setup.participation.expected()

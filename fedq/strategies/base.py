@@ -63,6 +63,7 @@ class PackedStrategy(Strategy, ABC):
     client: ClassVar[str] = ""
     told: ClassVar[frozenset[str]] = frozenset({"num-examples", "train-loss"})  # what replies say beside arrays
     private: ClassVar[bool] = False  # whether its clients keep privacy ledgers
+    copies: ClassVar[int] = 1  # models in a message down, at most
     merges: bool = False  # whether products of LoRA factors are merged into the layers beside them
 
     class Options(Options):

@@ -34,6 +34,7 @@ class Diff2(PrivateStrategy):
         "model": {"name": "mlp", "norm": "none"},
     }
     client = "diff2"
+    copies = 2  # the weights, and those before them
     sends = "gradient"
 
     class Options(Options):
