@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,7 +14,7 @@ from fedq.errors import FedqError, reason
 from fedq.kernels import records
 from fedq.kernels.records import Arrays
 from fedq.rounds import RoundRecord
-from fedq.runs import Run, open_run
+from fedq.runs import Run, open_run, provenance
 from fedq.settings import read_toml
 from fedq.until import Until
 
@@ -103,7 +104,12 @@ def _rebuilt(run: Run, rounds: int | None, deployed: bool, where: dict[str, Any]
             where=str(path),
             hint=f"give back the old data, or start a new run: fedq simulate {path / 'run.toml'}",
         )
-    run.configure(simulation.config.to_toml(), config_hash=simulation.config.hash)
+    before, now = run.about.get("versions", {}), provenance()["versions"]
+    others = [f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+    if others:
+        said = f"the run was begun with {'; '.join(others)}: the rest may differ from that of an uninterrupted run"
+        simulation = replace(simulation, warnings=(*simulation.warnings, said))
+    run.configure(simulation.config.to_toml(), config_hash=simulation.config.hash, versions=before | now)
     return simulation
 
 

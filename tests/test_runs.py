@@ -220,6 +220,18 @@ def test_an_edited_config_is_refused(tmp_path: Path) -> None:
     assert resume(run.path).status == "done"
 
 
+def test_other_versions_are_said_and_noted(tmp_path: Path) -> None:
+    run = interrupted(tmp_path, 2)
+    file = run.path / "run.json"
+    about = json.loads(file.read_text())
+    before = about["versions"]
+    file.write_text(json.dumps(about | {"versions": before | {"flwr": "9.9"}}))
+    again, simulation = reopen(run.path)
+    again.release()
+    assert f"flwr 9.9, now {before['flwr']}" in simulation.warnings[-1]
+    assert again.about["versions"] == before
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [("run.toml", "lr = = 1\n"), ("run.json", "[]"), ("run.json", "{"), ("metrics.jsonl", '{"round": 5}\n')],
