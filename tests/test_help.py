@@ -1,5 +1,6 @@
 """Every command's help: fits 80 columns, and ends with an example that works as it stands."""
 
+import json
 import shlex
 from collections.abc import Callable, Iterator
 from glob import glob
@@ -11,6 +12,7 @@ import pytest
 import typer
 
 from fedq.cli.app import app
+from fedq.config import load_config
 
 Fedq = Callable[..., tuple[int, str, str]]
 LONG = ("demo", "simulate", "sweep", "bench")
@@ -68,6 +70,8 @@ def test_the_example_runs(fedq: Fedq, tiny: tuple[str, ...], command: tuple[str,
     if command == ("resume",):  # as if it had been stopped
         toml = Path("runs/fedvote-digits-s0-b5d13f/run.toml")
         toml.write_text(toml.read_text().replace("rounds = 2", "rounds = 3"))
+        about = toml.with_name("run.json")
+        about.write_text(json.dumps(json.loads(about.read_text()) | {"config_hash": load_config(toml).hash}))
     ran(fedq, example(fedq, command))
 
 
