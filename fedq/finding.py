@@ -37,11 +37,14 @@ def opened(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
             raise FedqError("FQ203", f"there is no `{path}`", where=str(path), hint=HINT)
         inside = runs_in(path)
         for run in inside:
-            if (error := run.damage()) and run.path != path:
-                notes.append(f"`{run.path}` was left out: {error.message}")
-            elif error:
+            if named and run.path != path:
+                continue
+            error = run.damage()
+            if error and run.path == path:
                 raise error
-            elif not named or run.path == path:
+            if error:
+                notes.append(f"`{run.path}` was left out: {error.message}")
+            else:
                 found.setdefault(run.path.resolve(), run)
         if not inside and path.is_dir():
             notes.append(f"`{path}` is not a run and was left out")

@@ -151,11 +151,6 @@ class Run:
             return "killed"
         return status
 
-    @property
-    def same_fedq(self) -> bool:
-        """Whether the run was begun by this version of fedq: another may have other settings."""
-        return bool(self.about.get("versions", {}).get("fedq") == version("fedq"))
-
     def records(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line torn by a crash is left out."""
         file = self.path / "metrics.jsonl"

@@ -58,7 +58,9 @@ def reopen(
 
 def _rebuilt(run: Run, rounds: int | None, deployed: bool, where: dict[str, Any]) -> Simulation:
     config, done, path = resolve(read_toml(run.path / "run.toml")), len(run.records()), run.path
-    edited = run.about.get("config_hash", config.hash) != config.hash and run.same_fedq
+    before, now = run.about.get("versions", {}), provenance()["versions"]
+    same = before.get("fedq") == now["fedq"]  # another version may have other settings
+    edited = same and run.about.get("config_hash", config.hash) != config.hash
     if run.about.get("deployed") and not deployed:
         raise FedqError(
             "FQ205",
@@ -104,7 +106,6 @@ def _rebuilt(run: Run, rounds: int | None, deployed: bool, where: dict[str, Any]
             where=str(path),
             hint=f"give back the old data, or start a new run: fedq simulate {path / 'run.toml'}",
         )
-    before, now = run.about.get("versions", {}), provenance()["versions"]
     others = [f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
     if others:
         said = f"the run was begun with {'; '.join(others)}: the rest may differ from that of an uninterrupted run"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import RecordDict
+from flwr.app import MetricRecord, RecordDict
 from torch.nn import functional
 
 from fedq.build import Simulation, build, one_torch_thread
@@ -25,6 +25,7 @@ from fedq.privacy.ledger import Ledger
 from fedq.rng import rng
 from fedq.runs import open_run
 from fedq.simulation import reopen, simulate
+from tests.lies import liar
 
 TOKENS = 12
 
@@ -212,24 +213,10 @@ def test_epsilon_grows_by_rounds_and_is_the_largest_of_the_clients() -> None:
     assert max(spent.values()) == grown[-1]
 
 
-def test_delta_is_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delta_is_the_runs() -> None:
     """A client that tells its epsilon at another delta is rejected, and the run's stays."""
-    from flwr.app import Message, MetricRecord
-
-    from fedq._flower import with_content
-
     simulation = build(config(**{"clients": 4, "tolerate": 0.5}))
-    play = simulation.clients._play
-
-    def lying(message: Message) -> Message:
-        reply = play(message)
-        if message.metadata.dst_node_id == 2 and "arrays" in reply.content:
-            told = MetricRecord({**reply.content.metric_records["metrics"], "delta": 0.9})
-            return with_content(reply, RecordDict({**reply.content, "metrics": told}))
-        return reply
-
-    monkeypatch.setattr(simulation.clients, "_play", lying)
-    (line,) = played(simulation, 1)
+    (line,) = played(liar(simulation, "metrics", lambda told: MetricRecord({**told, "delta": 0.9})), 1)
     assert (line["clients"], line["rejected"], line["delta"]) == (3, 1, 1e-5)
 
 

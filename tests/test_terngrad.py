@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +16,7 @@ from fedq.errors import FedqError
 from fedq.kernels import CODECS, records
 from fedq.kernels.counts import Counts
 from fedq.rng import key, rng
+from tests.lies import liar
 
 PAPER, CODE = CODECS["terngrad"], CODECS["terngrad_code"]
 SETTINGS: dict[str, Any] = {
@@ -165,39 +166,23 @@ def test_it_learns() -> None:
 
 def test_a_client_that_lies_about_its_scale() -> None:
     """It is rejected, counted, and the round goes on without it."""
-    simulation = build(make_config(**{**SETTINGS, "tolerate": 0.5}))
-    play = simulation.clients._play
 
-    def lying(message: Message) -> Message:
-        reply = play(message)
-        if message.metadata.dst_node_id == 2 and "side" in reply.content:
-            side = {n: Array("float32", (), a.stype, np.float32(-1).tobytes())
-                    for n, a in reply.content.array_records["side"].items()}  # fmt: skip
-            return with_content(reply, RecordDict({"side": ArrayRecord(side)}))
-        return reply
+    def negative(side: ArrayRecord) -> ArrayRecord:
+        return ArrayRecord({n: Array("float32", (), a.stype, np.float32(-1).tobytes()) for n, a in side.items()})
 
-    simulation.clients._play = lying  # type: ignore[method-assign]
-    lines = played(simulation)
+    lines = played(liar(build(make_config(**{**SETTINGS, "tolerate": 0.5})), "side", negative))
     assert [line["rejected"] for line in lines] == [1] * 6
     assert [line["clients"] for line in lines] == [3] * 6
 
 
 def test_a_client_that_sends_another_scale() -> None:
     """One that is not the shared one is no level of the average."""
-    simulation = build(make_config(**{**SETTINGS, "tolerate": 0.5}))
-    play = simulation.clients._play
 
-    def lying(message: Message) -> Message:
-        reply = play(message)
-        if message.metadata.dst_node_id == 2 and "arrays" in reply.content:
-            head = np.float32(2.0**60).tobytes()
-            forged = {n: Array(a.dtype, a.shape, a.stype, head + a.data[4:])
-                      for n, a in reply.content.array_records["arrays"].items()}  # fmt: skip
-            return with_content(reply, RecordDict({**reply.content, "arrays": ArrayRecord(forged)}))
-        return reply
+    def forged(arrays: ArrayRecord) -> ArrayRecord:
+        head = np.float32(2.0**60).tobytes()
+        return ArrayRecord({n: Array(a.dtype, a.shape, a.stype, head + a.data[4:]) for n, a in arrays.items()})
 
-    simulation.clients._play = lying  # type: ignore[method-assign]
-    lines = played(simulation)
+    lines = played(liar(build(make_config(**{**SETTINGS, "tolerate": 0.5})), "arrays", forged))
     assert [(line["clients"], line["rejected"]) for line in lines] == [(3, 1)] * 6
 
 

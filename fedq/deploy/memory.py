@@ -65,8 +65,7 @@ class Memory:
         FedqError FQ205 where the message lies so far back that the state before it is no longer kept.
         """
         files = [file for place, file in self._files() if place < (round_, ORDER[kind])]
-        begun = self.folder / "begun"
-        if not files and begun.exists() and _place(begun.read_text()) < (round_, ORDER[kind]):
+        if not files and (begun := self._begun()) and begun < (round_, ORDER[kind]):
             raise FedqError("FQ205", f"this site no longer has what it remembered before round {round_}")
         state = from_bytes(files[-1].read_bytes()) if files else RecordDict()
         if (ledger := self._ledger()) is not None:
@@ -82,9 +81,9 @@ class Memory:
             if old > place:
                 file.unlink()
         name = f"{round_:06}.{ORDER[kind]}.{kind}.bin"
-        begun = self.folder / "begun"
         if state or self._files():
-            if not begun.exists() or place < _place(begun.read_text()):
+            begun = self._begun()
+            if begun is None or place < begun:
                 self._write("begun", name.encode())
             self._write(name, to_bytes(state))
         for _, file in self._files()[:-KEPT_FILES]:
@@ -128,6 +127,11 @@ class Memory:
             return None
         except (OSError, ValueError, TypeError) as error:
             raise FedqError("FQ205", f"the site's privacy ledger {self._spent.name} cannot be read: {error}") from error
+
+    def _begun(self) -> tuple[int, int] | None:
+        """The place of the first state that there was."""
+        file = self.folder / "begun"
+        return _place(file.read_text()) if file.exists() else None
 
     def _files(self) -> list[tuple[tuple[int, int], Path]]:
         files = sorted(self.folder.glob("*.bin"))

@@ -93,6 +93,6 @@ def _wait(played: Simulation, run: Run, seconds: float) -> None:
     missing = grid.wait_for_sites(1 - played.config.top.tolerate, seconds)
     for name in missing:
         log.warning("%s is not there; the run goes on without it until it comes", name)
-    said = SAID.keys() - {"partition"}
-    sites = {grid.name(k): {key: answer[key] for key in sorted(said)} for k, answer in grid.sites.items()}
+    said = [key for key in SAID if key != "partition"]
+    sites = {grid.name(k): {key: answer[key] for key in said} for k, answer in grid.sites.items()}
     run.update(deployed=True, kernels=active.isa(), sites=sites)

@@ -196,10 +196,11 @@ SHOWN = ("accuracy", "up_bytes", "down_bytes", "seconds")
 def _runs() -> Rows:
     rows = []
     for run in runs_in(Path("runs"), below=True):
-        if run.damage():
+        try:
+            totals = run.totals()
+        except FedqError:
             rows.append({"run": str(run.path), "status": "damaged", "rounds": 0, "of": 0} | dict.fromkeys(SHOWN))
             continue
-        totals = run.totals()
         shown = {k: totals.get(k) for k in SHOWN}
         rows.append(
             {
