@@ -4,7 +4,7 @@ For loads of many nodes in one process, and for tests of what a hostile site may
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
+from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.fleet_http_connection import http_request_response
 
 Tamper = Callable[[dict[str, bytes]], dict[str, bytes]]  # objects of a reply by id -> those that are really sent
@@ -27,7 +28,12 @@ class BareNode:
     calls: tuple[Any, ...]
 
     def receive(self) -> Message | None:
-        """The next message, whole, if there is one."""
+        """The next message, whole, if there is one; a run that ends meanwhile takes its messages with it."""
+        with suppress(RunNotRunningException):  # a BaseException: it would end the thread that asks
+            return self._receive()
+        return None
+
+    def _receive(self) -> Message | None:
         receive, *_ = self.calls
         found = receive()
         if found is None:
@@ -52,15 +58,16 @@ class BareNode:
         raise TimeoutError(f"no message within {seconds} s")
 
     def reply(self, message: Message, content: RecordDict, tamper: Tamper = lambda objects: objects) -> None:
-        """Reply with `content`; `tamper` changes its objects, as Flower sends them, on the way."""
+        """Reply with `content`, unless the run is over; `tamper` changes its objects, as Flower sends them."""
         answer = Message(content, reply_to=message)
         answer.metadata.__dict__["_message_id"] = answer.object_id
         objects = {object_id: part.deflate() for object_id, part in get_all_nested_objects(answer).items()}
         send, push = self.calls[1], self.calls[5]
-        wanted, session = send(answer, get_object_tree(answer), 0.0)
-        for object_id, content_ in tamper(objects).items():
-            if object_id in wanted:
-                push(answer.metadata.run_id, session, object_id, content_)
+        with suppress(RunNotRunningException):
+            wanted, session = send(answer, get_object_tree(answer), 0.0)
+            for object_id, content_ in tamper(objects).items():
+                if object_id in wanted:
+                    push(answer.metadata.run_id, session, object_id, content_)
 
 
 @contextmanager
