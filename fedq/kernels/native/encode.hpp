@@ -7,23 +7,23 @@ namespace {
 constexpr u32 M0 = 0xD2511F53, M1 = 0xCD9E8D57;
 constexpr u64 TILE = 128;  // coordinates that share 16 Philox blocks
 
-// The keys of the ten rounds, and what the first two rounds have in common for all blocks below 2^32.
+// The keys of the ten rounds, and what the first two rounds have in common for all blocks below 2^32, in every lane.
 struct Philox {
   u64 seed, stream;
-  u32 k0[10], k1[10];
-  u32 first2, second0, second2, third3;
+  Q k0[10], k1[10];
+  Q first2, second0, second2, third3;
 
   Philox(u64 seed, u64 stream) : seed(seed), stream(stream) {
     for (u32 r = 0; r < 10; ++r) {
-      k0[r] = (u32)seed + r * 0x9E3779B9;
-      k1[r] = (u32)(seed >> 32) + r * 0xBB67AE85;
+      k0[r] = Q{} + (u64)((u32)seed + r * 0x9E3779B9);
+      k1[r] = Q{} + (u64)((u32)(seed >> 32) + r * 0xBB67AE85);
     }
     u64 p1 = (u64)M1 * (u32)stream;
-    u64 p0 = (u64)M0 * ((u32)(p1 >> 32) ^ k0[0]);
-    first2 = (u32)(stream >> 32) ^ k1[0];
-    second0 = (u32)p1 ^ k0[1];
-    second2 = (u32)(p0 >> 32) ^ k1[1];
-    third3 = (u32)p0;
+    u64 p0 = (u64)M0 * ((u32)(p1 >> 32) ^ (u32)k0[0][0]);
+    first2 = (stream >> 32) ^ k1[0];
+    second0 = (u64)(u32)p1 ^ k0[1];
+    second2 = (p0 >> 32) ^ k1[1];
+    third3 = Q{} + (u64)(u32)p0;
   }
 
   // The block at counter (block, stream, its upper half changed by `flip`).
@@ -31,8 +31,8 @@ struct Philox {
     u32 c0 = (u32)block, c1 = (u32)(block >> 32), c2 = (u32)stream, c3 = (u32)(stream >> 32) ^ flip;
     for (int r = 0; r < 10; ++r) {
       u64 p0 = (u64)M0 * c0, p1 = (u64)M1 * c2;
-      c0 = (u32)(p1 >> 32) ^ c1 ^ k0[r], c1 = (u32)p1;
-      c2 = (u32)(p0 >> 32) ^ c3 ^ k1[r], c3 = (u32)p0;
+      c0 = (u32)(p1 >> 32) ^ c1 ^ (u32)k0[r][0], c1 = (u32)p1;
+      c2 = (u32)(p0 >> 32) ^ c3 ^ (u32)k1[r][0], c3 = (u32)p0;
     }
     to[0] = c0, to[1] = c1, to[2] = c2, to[3] = c3;
   }
@@ -44,42 +44,50 @@ struct Philox {
     return words[0];
   }
 
-  // The 16 blocks of N tiles: word w of blocks W g ... W g + W - 1 of tile n is words[(4 n + w) (16 / W) + g]. The high
-  // halves of the 64-bit lanes hold rubbish throughout, which the multiplication and `weave` ignore. A round waits for the one
-  // before, so between rounds, `work(j)` is run for j = 0 ... 128 N / W - 1: something for the processor to do meanwhile.
+  // The 16 blocks of N tiles: word w of blocks W g ... W g + W - 1 of tile n is words[(4 n + w) (16 / W) + g]. A chain makes
+  // every other one of these blocks; the high halves of its 64-bit lanes hold rubbish, which the multiplication ignores. A
+  // round waits for the one before, so some chains go side by side, and between rounds, `work(j)` is run for j = 0 ...
+  // 128 N / W - 1: something for the processor to do meanwhile.
   template <int N, class Work>
   INLINE void tiles(u64 index, U words[N * 64 / W], Work work) const {
-    Q lane;
-    for (int l = 0; l < W / 2; ++l) lane[l] = 2 * l;
+    constexpr int PAIRS = 16 / W, CHAINS = 2 * PAIRS * N, BESIDE = W < 8 || CHAINS < 4 ? 2 : 4;
     const Q m0 = Q{} + M0, m1 = Q{} + M1;
 #pragma GCC unroll 4
-    for (int g = 0; g < 16 / W; ++g) {
-      Q c0[2 * N], c1[2 * N], c2[2 * N], c3[2 * N];
+    for (int first = 0; first < CHAINS; first += BESIDE) {
+      Q c0[BESIDE], c1[BESIDE], c2[BESIDE], c3[BESIDE];
 #pragma GCC unroll 4
-      for (int t = 0; t < 2 * N; ++t) {  // even and odd blocks
-        Q p0 = multiply(lane + (16 * (index + (u64)(t / 2)) + (u64)(g * W + t % 2)), m0);  // round 1
-        Q p1 = multiply((p0 >> 32) ^ (u64)first2, m1);                                     // round 2
-        c0[t] = (p1 >> 32) ^ (u64)second0, c1[t] = p1;
-        c2[t] = p0 ^ (u64)second2, c3[t] = Q{} + third3;
+      for (int t = 0; t < BESIDE; ++t) {
+        const int chain = first + t;
+        Q lane;  // even and odd blocks
+        for (int l = 0; l < W / 2; ++l) lane[l] = (u64)M0 * (u64)(chain % (2 * PAIRS) / 2 * W + chain % 2 + 2 * l);
+        Q p0 = lane + (u64)M0 * 16 * (index + (u64)(chain / (2 * PAIRS)));  // round 1
+        Q p1 = multiply((p0 >> 32) ^ first2, m1);                      // round 2
+        c0[t] = (p1 >> 32) ^ second0, c1[t] = p1;
+        c2[t] = p0 ^ second2, c3[t] = third3;
       }
 #pragma GCC unroll 8
       for (int r = 2; r < 10; ++r) {
 #pragma GCC unroll 4
-        for (int t = 0; t < 2 * N; ++t) {
+        for (int t = 0; t < BESIDE; ++t) {
           Q p0 = multiply(c0[t], m0), p1 = multiply(c2[t], m1);
-          c0[t] = xor3(p1 >> 32, c1[t], Q{} + k0[r]), c1[t] = p1;
-          c2[t] = xor3(p0 >> 32, c3[t], Q{} + k1[r]), c3[t] = p0;
+          if (r == 9 && t % 2) {  // the last words of odd blocks are made where they belong, in high halves
+            c0[t] = xor3(p1, c1[t] << 32, k0[r] << 32), c1[t] = p1;
+            c2[t] = xor3(p0, c3[t] << 32, k1[r] << 32), c3[t] = p0;
+          } else {
+            c0[t] = xor3(p1 >> 32, c1[t], k0[r]), c1[t] = p1;
+            c2[t] = xor3(p0 >> 32, c3[t], k1[r]), c3[t] = p0;
+          }
         }
 #pragma GCC unroll 2
-        for (int n = 0; n < N; ++n) work((8 * g + r - 2) * N + n);
+        for (int n = 0; n < BESIDE / 2; ++n) work((8 * first + (r - 2) * BESIDE) / 2 + n);
       }
 #pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) {
-        U* to = words + n * 64 / W;
-        to[g] = weave(c0[2 * n], c0[2 * n + 1]);
-        to[16 / W + g] = weave(c1[2 * n], c1[2 * n + 1]);
-        to[32 / W + g] = weave(c2[2 * n], c2[2 * n + 1]);
-        to[48 / W + g] = weave(c3[2 * n], c3[2 * n + 1]);
+      for (int t = 0; t < BESIDE; t += 2) {
+        U* to = words + (first + t) / (2 * PAIRS) * 4 * PAIRS + (first + t) / 2 % PAIRS;
+        to[0] = join(c0[t], c0[t + 1]);
+        to[PAIRS] = weave(c1[t], c1[t + 1]);
+        to[2 * PAIRS] = join(c2[t], c2[t + 1]);
+        to[3 * PAIRS] = weave(c3[t], c3[t + 1]);
       }
     }
   }
@@ -89,6 +97,10 @@ struct Philox {
 INLINE I random16(const U* words, int j) {
   U word = words[(j * W >> 5) * (16 / W) + (j * W & 15) / W];
   return (I)(j * W & 16 ? word >> 16 : word & 0xffff);
+}
+
+INLINE u32 coin_of(const U* words, u64 c) {  // that of coordinate c alone
+  return load<u16>((const u16*)words + (c / 32 * 32 + c % 16 * 2 + c / 16 % 2));
 }
 
 // The coins of 128 N coordinates: vector j of `scaled` is 65536 p of coordinates W j ... W j + W - 1 of them.

@@ -20,8 +20,19 @@ INLINE void pack_codes(const u8* codes, u64 n, u8* out) {  // n codes, zeros bey
   }
 }
 
-// The codes of n values of one bucket. With T = trunc(65536 y), y = |x| factor, the steps are T >> 16 and the 16 bits that a
-// coin r is compared with are t = T & 65535, so rounding up where r < t is (T + 65535 - r) >> 16. Only ties need a look.
+// The code of the value at `at` whose coin is r. With T = trunc(65536 y), y = |x| factor, the steps are T >> 16, and one more
+// where r is below t = T & 65535, or where they are equal and 24 bits more decide.
+template <int BITS>
+INLINE u8 code_of(float x, u32 r, float factor, const Philox& philox, u64 at) {
+  const float levels = levels_of(BITS), most = levels * 65536.0f, y = __builtin_fabsf(x) * (factor * 65536.0f);
+  const float scaled = y < most ? y : most;
+  const u32 T = (u32)scaled, t = T & 0xffff;
+  const bool up = r < t || (r == t && philox.tie(at) >> 8 < (u32)((scaled - (float)T) * 16777216.0f));
+  const int steps = (int)((T >> 16) + up);
+  return (u8)((int)levels + (__builtin_signbit(x) ? -steps : steps));
+}
+
+// The codes of n values of one bucket. Rounding up where r < t is (T + 65535 - r) >> 16; only ties need a look.
 template <int BITS>
 __attribute__((noinline)) void encode_bucket(const float* x, u64 i, u64 n, float factor, const Philox& philox, u8* out) {
   const float levels = levels_of(BITS);
@@ -39,13 +50,11 @@ __attribute__((noinline)) void encode_bucket(const float* x, u64 i, u64 n, float
     } else {
       for (int line = 0; line < 8; ++line) __builtin_prefetch((const char*)(v + BUCKET) + 64 * line, 0, 2);
     }
-    auto scaled = [&](int j) INLINE_LAMBDA {  // 65536 y; scaling by a power of two commutes with rounding
-      return least(absolute(loadf(v + j * W)) * (factor * 65536.0f), fill(levels * 65536.0f));
-    };
     u32 tied = 0;
     alignas(64) i32 wide[TILE];
     auto encode = [&](int j) INLINE_LAMBDA {
-      I r = random16(now, j), T = __builtin_convertvector(scaled(j), I), sign = (I)loadf(v + j * W) >> 31;
+      F scaled = least(absolute(loadf(v + j * W)) * (factor * 65536.0f), fill(levels * 65536.0f));
+      I r = random16(now, j), T = __builtin_convertvector(scaled, I), sign = (I)loadf(v + j * W) >> 31;
       tied |= lanes_equal(r, T & 0xffff);
       I code = ((((T + 0xffff) - r) >> 16 ^ sign) - sign) + (i32)levels;
       storev(wide + j * W, code);
@@ -57,16 +66,9 @@ __attribute__((noinline)) void encode_bucket(const float* x, u64 i, u64 n, float
       for (int j = 0; j < (int)TILE / W; ++j) encode(j);
     }
     for (int j = 0; j < 128; ++j) codes[k + j] = (u8)wide[j];
-    if (__builtin_expect(tied != 0, 0))
-      for (int j = 0; j < (int)TILE / W; ++j) {
-        F s = scaled(j);
-        I T = __builtin_convertvector(s, I);
-        F fraction = (s - __builtin_convertvector(T, F)) * 16777216.0f;
-        for (u32 left = lanes_equal(random16(now, j), T & 0xffff); left; left &= left - 1) {
-          int l = __builtin_ctz(left), c = j * W + l;
-          if (philox.tie(i + k + (u64)c) >> 8 < (u32)fraction[l]) codes[k + (u64)c] += load<u32>(v + c) >> 31 ? -1 : 1;
-        }
-      }
+    for (; __builtin_expect(tied != 0, 0); tied &= tied - 1)
+      for (u64 c = (u64)__builtin_ctz(tied); c < TILE; c += W)
+        codes[k + c] = code_of<BITS>(v[c], coin_of(now, c), factor, philox, i + k + c);
   }
   memset(codes + n, 0, least((u64)8, BUCKET - n));
   pack_codes<BITS>(codes, n, out);
@@ -88,16 +90,15 @@ struct InTurn {
 };
 alignas(64) constexpr InTurn IN_TURN;
 
-// The codes of some values of a bucket, and whether a coin may have been tied: then they are to be made again.
+// The codes of 64 values at a time, and the lanes of 16-bit coins among which one may have been tied: they are made again.
 template <int BITS>
 struct Codes {
-  static constexpr u64 N = 64;  // values at a time, whose coins are two Philox words
   __m512 scale, limit;
   u32 untied = ~0u;
 
   INLINE explicit Codes(float factor)
       : scale(_mm512_set1_ps(factor * 65536.0f)), limit(_mm512_set1_ps(levels_of(BITS) * 65536.0f)) {}
-  INLINE bool tied() const { return untied != ~0u; }
+  INLINE u32 tied() const { return ~untied; }
 
   INLINE void encode(const float* x, const U words[2], u8* out) {
     const __m512i low = load<__m512i>(IN_TURN.low), high = load<__m512i>(IN_TURN.high);
@@ -125,68 +126,100 @@ struct Codes {
 };
 
 #elif defined(__AVX2__)
+// 65536 step + t comes out rounded to the nearest here, so it may be one too large: a coin may be tied where t is r or r + 1.
 template <int BITS>
 struct Codes {
-  static constexpr u64 N = 32;
-  __m256 scale, limit;
-  __m256i ties = _mm256_setzero_si256();
+  static constexpr int ONE = 1 << (BITS - 1);              // a step's code is ONE less what is not rounded up
+  static constexpr int EXPONENT = BITS == 8 ? 0 : 0x4B40;  // what the upper words hold besides
+  __m256 scale;
+  __m256i nearest = _mm256_set1_epi16(-1);  // of all t - r
 
-  INLINE explicit Codes(float factor)
-      : scale(_mm256_set1_ps(factor * 65536.0f)), limit(_mm256_set1_ps(levels_of(BITS) * 65536.0f)) {}
-  INLINE bool tied() const { return _mm256_movemask_epi8(ties); }
-
-  INLINE __m256i floored(const float* x) const {
-    __m256 y = _mm256_mul_ps((__m256)loadf(x), scale);
-    if (BITS == 8) y = _mm256_max_ps(_mm256_min_ps(y, limit), _mm256_sub_ps(_mm256_setzero_ps(), limit));
-    return _mm256_cvttps_epi32(_mm256_floor_ps(y));
+  INLINE explicit Codes(float factor) : scale(_mm256_set1_ps(factor * 65536.0f)) {}
+  INLINE u32 tied() const {
+    __m256i near = _mm256_cmpeq_epi16(_mm256_min_epu16(nearest, _mm256_set1_epi16(1)), nearest);
+    return _pext_u32((u32)_mm256_movemask_epi8(near), 0x55555555);
   }
-  INLINE void encode(const float* x, const U words[2], u8* out) {
-    __m256i step[2];
+
+  // 65536 (EXPONENT + ONE + step) + t. Of fewer than 8 bits, these are the last bits of a float whose own last bit is worth 1.
+  INLINE __m256i rounded(const float* x) const {
+    const __m256 step = _mm256_set1_ps(0x1p16f), all = _mm256_set1_ps(ONE * 0x1p16f);
+    if (BITS < 8) return (__m256i)_mm256_fmadd_ps((__m256)loadf(x), scale, _mm256_add_ps(all, _mm256_set1_ps(0x1.8p23f)));
+    __m256 y = _mm256_fmadd_ps((__m256)loadf(x), scale, all);
+    return _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(y, _mm256_sub_ps(_mm256_add_ps(all, all), step)), step));
+  }
+  // EXPONENT and the codes of values l of x and 16 + l, in turn, as the words hold their coins.
+  INLINE __m256i coded(const float* x, U words) {
+    __m256i a = rounded(x), b = rounded(x + 16);
+    __m256i t = _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xAA);
+    __m256i above = _mm256_blend_epi16(_mm256_srli_epi32(a, 16), b, 0xAA);
+    __m256i coin = _mm256_xor_si256((__m256i)words, _mm256_cmpgt_epi16(_mm256_set1_epi16(EXPONENT + ONE), above));
+    nearest = _mm256_min_epu16(nearest, _mm256_sub_epi16(t, coin));
+    return _mm256_add_epi16(above, _mm256_cmpeq_epi16(_mm256_subs_epu16(t, coin), _mm256_setzero_si256()));
+  }
+  INLINE void encode(const float* x, const U words[4], u8* out) {
+    __m256i codes[2];  // dword l: the codes of l, 8 + l, 16 + l and 24 + l
 #pragma GCC unroll 2
-    for (int g = 0; g < 2; ++g) {  // values 8 g + l and 16 + 8 g + l in turn, as the words hold their coins; a step too low
-      __m256i a = floored(x + 8 * g), b = floored(x + 16 + 8 * g);
-      __m256i t = _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xAA), lower = _mm256_blend_epi16(_mm256_srli_epi32(a, 16), b, 0xAA);
-      __m256i coin = _mm256_xor_si256((__m256i)words[g], _mm256_srai_epi16(lower, 15));
-      ties = _mm256_or_si256(ties, _mm256_cmpeq_epi16(t, coin));
-      step[g] = _mm256_add_epi16(lower, _mm256_cmpeq_epi16(_mm256_subs_epu16(t, coin), _mm256_setzero_si256()));
+    for (int h = 0; h < 2; ++h) {
+      __m256i even = coded(x + 32 * h, words[2 * h]), odd = coded(x + 32 * h + 8, words[2 * h + 1]);
+      codes[h] = _mm256_xor_si256(even, _mm256_slli_epi16(odd, 8));
     }
-    const __m256i pairs = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15,  //
-                                           0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-    __m256i codes = _mm256_shuffle_epi8(_mm256_packs_epi16(step[0], step[1]), pairs);
-    codes = _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    codes = _mm256_add_epi8(codes, _mm256_set1_epi8((char)(1 << (BITS - 1))));
-    if (BITS == 8) return store(out, codes);
-    codes = _mm256_maddubs_epi16(codes, _mm256_set1_epi16(BITS == 4 ? 0x1001 : 0x0401));  // those of neighbours put together
-    if (BITS == 2) codes = _mm256_madd_epi16(codes, _mm256_set1_epi32(0x00100001));
-    const __m256i none = _mm256_setzero_si256();
-    if (BITS == 2) codes = _mm256_packus_epi32(codes, none);
-    codes = _mm256_packus_epi16(codes, none);
-    if (BITS == 4) return store(out, _mm256_castsi256_si128(_mm256_permute4x64_epi64(codes, 0x08)));
-    store(out, _mm256_extract_epi32(codes, 0)), store(out + 4, _mm256_extract_epi32(codes, 4));
+    const __m256i fours = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,  //
+                                           0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m256i halves = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    if (BITS == 8) {
+      store(out, _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(codes[0], fours), halves));
+      return store(out + 32, _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(codes[1], fours), halves));
+    }
+    // Neighbours are put together in the first of their dwords, for which the upper bits of all need to be known, not 0.
+    for (int h = 0; h < 2; ++h) codes[h] = _mm256_xor_si256(codes[h], _mm256_srli_epi64(codes[h], 32 - BITS));
+    __m256i both = (__m256i)_mm256_shuffle_ps((__m256)codes[0], (__m256)codes[1], 0x88);
+    if (BITS == 4) {
+      both = _mm256_permute4x64_epi64(_mm256_xor_si256(both, _mm256_set1_epi16((int16_t)0xBF40)), 0xD8);
+      return store(out, _mm256_shuffle_epi8(both, fours));
+    }
+    both = _mm256_xor_si256(both, _mm256_srli_epi64(both, 28));
+    both = _mm256_permutevar8x32_epi32(both, _mm256_setr_epi32(0, 4, 2, 6, 0, 4, 2, 6));
+    const __m128i in_turn = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    store(out, _mm_xor_si128(_mm_shuffle_epi8(_mm256_castsi256_si128(both), in_turn), _mm_set1_epi8(0x42)));
   }
 };
 #endif
 
 #if defined(__AVX512VBMI__) || defined(__AVX2__)
+// Makes those codes of some tiles again whose coins are at some lanes of the words.
+template <int BITS>
+__attribute__((noinline)) void encode_again(const float* x, u64 i, u32 lanes, float factor, const Philox& philox, u8* out) {
+  alignas(64) U words[TOGETHER * 64 / W];
+  philox.tiles<TOGETHER>(i / TILE, words, [](int) INLINE_LAMBDA {});
+  for (; lanes; lanes &= lanes - 1)
+    for (u64 at = (u64)__builtin_ctz(lanes); at < TOGETHER * TILE; at += 2 * W) {
+      const u64 c = at / 32 * 32 + at % 2 * 16 + at / 2 % 16;
+      const int shift = (int)(c * BITS % 8), rest = out[c * BITS / 8] & ~(((1 << BITS) - 1) << shift);
+      out[c * BITS / 8] = (u8)(rest | (code_of<BITS>(x[c], coin_of(words, c), factor, philox, i + c) << shift));
+    }
+}
+
 // A whole bucket; returns the largest magnitude of the one at `next`, whose values come from further away meanwhile.
 template <int BITS>
 INLINE u32 encode_whole(const float* x, u64 i, float factor, const Philox& philox, u8* out, const float* next) {
-  constexpr u64 STEP = TOGETHER * TILE, N = Codes<BITS>::N;
+  constexpr u64 STEP = TOGETHER * TILE;
   F top[4] = {};
+  u32 tied[BUCKET / STEP], any = 0;
   for (u64 k = 0; k < BUCKET; k += STEP) {
-    for (u64 line = 0; line < STEP / 16; ++line) __builtin_prefetch((const char*)(next + k + BUCKET) + 64 * line, 0, 2);
-    for (u64 line = 0; line < STEP / 16; ++line) __builtin_prefetch((const char*)(next + k + 2 * TILE) + 64 * line, 0, 3);
+    for (u64 line = 0; line < STEP / 16; ++line) prefetch((const char*)(next + k + BUCKET / 2) + 64 * line);
     U words[STEP / 2 / W];
     philox.tiles<TOGETHER>((i + k) / TILE, words, [](int) INLINE_LAMBDA {});
     Codes<BITS> codes(factor);
 #pragma GCC unroll 4
-    for (u64 at = 0; at < STEP; at += N) {
+    for (u64 at = 0; at < STEP; at += 64) {
       codes.encode(x + k + at, words + at / 2 / W, out + (k + at) * BITS / 8);
-#pragma GCC unroll 4
-      for (u64 q = 0; q < N / W; ++q) top[q] = larger(top[q], loadf(next + k + at + q * W));
+#pragma GCC unroll 8
+      for (u64 q = 0; q < 64 / W; ++q) top[q % 4] = larger(top[q % 4], loadf(next + k + at + q * W));
     }
-    if (__builtin_expect(codes.tied(), 0)) encode_bucket<BITS>(x + k, i + k, STEP, factor, philox, out + k * BITS / 8);
+    any |= tied[k / STEP] = codes.tied();
   }
+  for (u64 k = 0; any && k < BUCKET; k += STEP)  // not above, where a call would leave nothing in registers
+    if (tied[k / STEP]) encode_again<BITS>(x + k, i + k, tied[k / STEP], factor, philox, out + k * BITS / 8);
   return top_lane(most(most((I)top[0], (I)top[1]), most((I)top[2], (I)top[3])));
 }
 #else

@@ -171,16 +171,24 @@ INLINE Q multiply(Q a, Q b) {
 #endif
 }
 
+// The low halves of even's 64-bit lanes and the high ones of odd's.
+INLINE U join(Q even, Q odd) {
+#if defined(__AVX512F__)
+  return (U)_mm512_mask_mov_epi32((__m512i)even, 0xAAAA, (__m512i)odd);
+#elif defined(__AVX2__)
+  return (U)_mm256_blend_epi32((__m256i)even, (__m256i)odd, 0xAA);
+#elif __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+  return (U)((even & 0xffffffff) | (odd & ~0xffffffffull));
+#else
+#error "the kernels are written for little-endian machines"
+#endif
+}
 // The low halves of the 64-bit lanes, woven: even0, odd0, even1, odd1, ...
 INLINE U weave(Q even, Q odd) {
 #if defined(__AVX512F__)
   return (U)_mm512_mask_shuffle_epi32((__m512i)even, 0xAAAA, (__m512i)odd, (_MM_PERM_ENUM)0xA0);
-#elif defined(__AVX2__)
-  return (U)_mm256_blend_epi32((__m256i)even, _mm256_slli_epi64((__m256i)odd, 32), 0xAA);
-#elif __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  return (U)((even & 0xffffffff) | odd << 32);
 #else
-#error "the kernels are written for little-endian machines"
+  return join(even, odd << 32);
 #endif
 }
 
