@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -238,6 +239,19 @@ def test_a_flag_of_another_tool_is_told_ours(flag: str, meant: str, fedq: Fedq) 
 def test_the_words_of_other_tools_name_flags_that_there_are(fedq: Fedq) -> None:
     page = fedq("simulate", "--help")[1]
     assert all(meant.partition(" ")[0] in page for meant in ELSEWHERE.values())
+
+
+def test_show_settings_are_those_of_a_configuration(fedq: Fedq) -> None:
+    """All that `--set` takes besides the parts' own, each with what it is worth where nobody says otherwise."""
+    from fedq.config import PARTS, make_config
+    from fedq.settings import flatten
+
+    shown = {row["setting"]: row["default"] for row in json.loads(fedq("show", "settings", "--json")[1])}
+    told = flatten(tomllib.loads(make_config(strategy="fedavg").to_toml()))
+    assert {key for key in told if key.partition(".")[0] not in PARTS} <= set(shown)
+    for key, default in shown.items():
+        if default not in (None, ""):
+            assert make_config({"strategy": "fedavg", key: default}).hash == make_config(strategy="fedavg").hash
 
 
 def test_show_says_all_that_has_a_name(fedq: Fedq) -> None:

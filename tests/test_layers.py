@@ -38,6 +38,8 @@ ALLOWED = {
         "plugins",
         "finding",
         "runs",
+        "options",
+        "sections",
         "settings",
         "kernels",
         "attacks",

@@ -16,7 +16,8 @@ def show(
     """List what there is to choose from, or show one of them with its settings, or one run.
 
     WHAT is strategies, codecs, clients, models, attacks, data, partitions,
-    participation or runs; or the name of one of them, or the directory of a run.
+    participation, settings or runs; or the name of one of them, or the directory
+    of a run.
 
     Example: fedq show strategies
     """

@@ -12,11 +12,13 @@ from fedq.data import DATA
 from fedq.data.partition import PARTITIONS
 from fedq.errors import FedqError
 from fedq.finding import runs_in
+from fedq.options import Options
 from fedq.plugins import find, names
 from fedq.report.screen import line
 from fedq.report.tables import table
 from fedq.report.units import duration, share, size
 from fedq.runs import Run, not_a_run
+from fedq.sections import Scalars
 
 Rows = list[dict[str, Any]]
 
@@ -83,6 +85,21 @@ def _page(kind: str, name: str, found: Any) -> dict[str, Any]:
             for k, f in fields.items()
         },
     }
+
+
+def _settings() -> Rows:
+    """Those that every run has; what is a part's is on the part's page."""
+
+    def rows(options: type[Options], section: str = "") -> Rows:
+        found = []
+        for key, of in options.model_fields.items():
+            if isinstance(of.default, Options):
+                found += rows(type(of.default), f"{key}.")
+            else:
+                found.append({"setting": section + key, "default": of.default, "about": of.description or ""})
+        return found
+
+    return rows(Scalars)
 
 
 def known(kind: str) -> list[str]:
@@ -215,7 +232,7 @@ def _runs() -> Rows:
 
 
 def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
-    return {k: str(v) for k, v in row.items()}
+    return {k: _plain(v) for k, v in row.items()}
 
 
 def _run_text(row: Mapping[str, Any]) -> dict[str, str]:
@@ -248,6 +265,7 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "data": _data,
     "partitions": _partitions,
     "participation": lambda: _entries("participation"),
+    "settings": _settings,
     "runs": _runs,
 }
 TEXT: dict[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {"runs": _run_text, "codecs": _codec_text}
