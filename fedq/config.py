@@ -26,7 +26,7 @@ from fedq.models import MODELS, model
 from fedq.options import Options
 from fedq.participation import PARTICIPATION, participation
 from fedq.plugins import names
-from fedq.sections import DataOptions, EvaluateOptions, Scalars
+from fedq.sections import DataOptions, EvaluateOptions, Scalars, common
 from fedq.settings import Setting, Settings, flatten, nest, read_toml
 from fedq.strategies import STRATEGIES, strategy
 
@@ -129,9 +129,7 @@ def hash_of(values: Mapping[str, Any]) -> str:
 
 def keys() -> list[str]:
     """Every key there is, dotted: those of all runs, then those of each part that is registered."""
-    tables: dict[str, type[Options]] = {"data": DataOptions, "evaluate": EvaluateOptions}
-    found = [k for k in Scalars.model_fields if k not in tables]
-    found += [f"{table}.{k}" for table, kind in tables.items() for k in kind.model_fields]
+    found = list(common())
     for part, (find, registry) in PARTS.items():
         for name in names(part, registry):
             with suppress(FedqError):  # some need a package that is not installed

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from pydantic import Field
+from pydantic.fields import FieldInfo
 
 from fedq.data.augment import AUGMENTATIONS
 from fedq.options import Options
@@ -71,3 +72,14 @@ class Scalars(Options):
     )
     data: DataOptions = DataOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
+
+
+def common() -> dict[str, FieldInfo]:
+    """Every key that is no part's, dotted: those of the top level, then those of its tables."""
+    top, below = dict[str, FieldInfo](), dict[str, FieldInfo]()
+    for key, field in Scalars.model_fields.items():
+        if isinstance(field.default, Options):
+            below |= {f"{key}.{inner}": found for inner, found in type(field.default).model_fields.items()}
+        else:
+            top[key] = field
+    return top | below

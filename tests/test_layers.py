@@ -38,7 +38,6 @@ ALLOWED = {
         "plugins",
         "finding",
         "runs",
-        "options",
         "sections",
         "settings",
         "kernels",

@@ -14,7 +14,18 @@ SOURCES = {
     "participation": ("participation/__init__.py", "PARTICIPATION", "fedq.participation"),
     "data": ("data/__init__.py", "DATA", "fedq.data"),
 }
-KINDS = ("strategies", "codecs", "clients", "models", "attacks", "data", "partitions", "participation", "runs")
+KINDS = (
+    "strategies",
+    "codecs",
+    "clients",
+    "models",
+    "attacks",
+    "data",
+    "partitions",
+    "participation",
+    "settings",
+    "runs",
+)
 
 
 def names(kind: str) -> list[str]:

@@ -37,7 +37,8 @@ def simulate(
     attack: flags.Attack = None,
     seed: flags.Seed = None,
     set_: Annotated[
-        list[str] | None, Option("--set", metavar="K=V", help="Any other key (fedq show settings); may be repeated.")
+        list[str] | None,
+        Option("--set", metavar="K=V", help="Any other key (fedq show settings, fedq show NAME); may be repeated."),
     ] = None,
     only_client: Annotated[
         int | None, Option(min=0, help="Play this client alone, in this process: CONFIG of a failed run.")

@@ -8,17 +8,18 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from fedq.data import DATA
 from fedq.data.partition import PARTITIONS
 from fedq.errors import FedqError
 from fedq.finding import runs_in
-from fedq.options import Options
 from fedq.plugins import find, names
 from fedq.report.screen import line
 from fedq.report.tables import table
 from fedq.report.units import duration, share, size
 from fedq.runs import Run, not_a_run
-from fedq.sections import Scalars
+from fedq.sections import common
 
 Rows = list[dict[str, Any]]
 
@@ -80,26 +81,17 @@ def _page(kind: str, name: str, found: Any) -> dict[str, Any]:
         "name": name,
         "about": doc if doc.startswith(line_) else f"{line_}\n\n{doc}",
         "brings": dict(getattr(found, "defaults", {})),
-        "settings": {
-            k: {"default": f.get_default(call_default_factory=True), "about": f.description or ""}
-            for k, f in fields.items()
-        },
+        "settings": {key: _field(field) for key, field in fields.items()},
     }
 
 
 def _settings() -> Rows:
     """Those that every run has; what is a part's is on the part's page."""
+    return [{"setting": key, **_field(field)} for key, field in common().items()]
 
-    def rows(options: type[Options], section: str = "") -> Rows:
-        found = []
-        for key, of in options.model_fields.items():
-            if isinstance(of.default, Options):
-                found += rows(type(of.default), f"{key}.")
-            else:
-                found.append({"setting": section + key, "default": of.default, "about": of.description or ""})
-        return found
 
-    return rows(Scalars)
+def _field(field: FieldInfo) -> dict[str, Any]:
+    return {"default": field.get_default(call_default_factory=True), "about": field.description or ""}
 
 
 def known(kind: str) -> list[str]:

@@ -226,7 +226,7 @@ def test_ties_of_the_sixteen_bits(isa):
     """Probabilities that equal the drawn 16 bits are decided by the next 24: exactly the specification's way."""
     d = 300_003
     r = _reference.random16(0, d, KEY).astype(np.float32)
-    assert min((r == 0).sum(), (r == 65535).sum()) > 1  # where a neighbour of what is tied is another step's
+    assert min((r == 0).sum(), (r == 65535).sum()) > 1  # where rounding may lead to the next step
     fraction = np.random.default_rng(1).choice(np.float32([0, 0.25, 0.5, 0.75]), d)
     p = (r + fraction) / np.float32(65536)
     coins = _reference.bernoulli(p, KEY)
@@ -236,7 +236,9 @@ def test_ties_of_the_sixteen_bits(isa):
     agree("encode_ternary", signed, np.float32(1), KEY)
     signed[::4096] = 1  # a bucket's scale of 1 leaves the values as they are
     for bits in (2, 4, 8):
-        x = signed / np.float32(2 ** (bits - 1) - 1)
+        levels = 2 ** (bits - 1) - 1
+        steps = np.random.default_rng(bits).integers(0, levels, d).astype(np.float32)
+        x = np.copysign(np.abs(signed) + steps, signed) / np.float32(levels)
         x[::4096] = 1
         agree("qsgd_encode", x, bits, KEY)
 

@@ -61,7 +61,7 @@ struct Philox {
         Q lane;  // even and odd blocks
         for (int l = 0; l < W / 2; ++l) lane[l] = (u64)M0 * (u64)(chain % (2 * PAIRS) / 2 * W + chain % 2 + 2 * l);
         Q p0 = lane + (u64)M0 * 16 * (index + (u64)(chain / (2 * PAIRS)));  // round 1
-        Q p1 = multiply((p0 >> 32) ^ first2, m1);                      // round 2
+        Q p1 = multiply((p0 >> 32) ^ first2, m1);                           // round 2
         c0[t] = (p1 >> 32) ^ second0, c1[t] = p1;
         c2[t] = p0 ^ second2, c3[t] = third3;
       }
@@ -84,9 +84,9 @@ struct Philox {
 #pragma GCC unroll 2
       for (int t = 0; t < BESIDE; t += 2) {
         U* to = words + (first + t) / (2 * PAIRS) * 4 * PAIRS + (first + t) / 2 % PAIRS;
-        to[0] = join(c0[t], c0[t + 1]);
+        to[0] = halves(c0[t], c0[t + 1]);
         to[PAIRS] = weave(c1[t], c1[t + 1]);
-        to[2 * PAIRS] = join(c2[t], c2[t + 1]);
+        to[2 * PAIRS] = halves(c2[t], c2[t + 1]);
         to[3 * PAIRS] = weave(c3[t], c3[t + 1]);
       }
     }

@@ -48,7 +48,7 @@ __attribute__((noinline)) void encode_bucket(const float* x, u64 i, u64 n, float
       memcpy(rest, v, (n - k) * 4);
       v = rest;
     } else {
-      for (int line = 0; line < 8; ++line) __builtin_prefetch((const char*)(v + BUCKET) + 64 * line, 0, 2);
+      for (int line = 0; line < 8; ++line) prefetch((const char*)v + AHEAD + 64 * line);
     }
     u32 tied = 0;
     alignas(64) i32 wide[TILE];
@@ -74,8 +74,8 @@ __attribute__((noinline)) void encode_bucket(const float* x, u64 i, u64 n, float
   pack_codes<BITS>(codes, n, out);
 }
 
-// Below, values keep their signs: 65536 x factor is rounded down to 65536 step + t, and goes up a step where t > r, as above. A
-// negative one has the complement of its magnitude's lower bits for t: it goes up where t exceeds the complement of r.
+// Below, values keep their signs: x (65536 factor) becomes 65536 step + t, rounded down, and goes up a step where t > r, as above.
+// A negative one has the complement of its magnitude's lower bits for t: it goes up where t exceeds the complement of r.
 
 #if defined(__AVX512VBMI__)
 // Of two vectors of dwords: the lower words in turn, as Philox words hold the coins, and the upper ones; and the lower bytes of
@@ -126,23 +126,28 @@ struct Codes {
 };
 
 #elif defined(__AVX2__)
-// 65536 step + t comes out rounded to the nearest here, so it may be one too large: a coin may be tied where t is r or r + 1.
+// 65536 step + t is rounded to the nearest here, so it may be one too large, and t may have gone from 65535 to 0 of the next step:
+// a coin may be tied where t - r is 0 or 1 modulo 65536, r being complemented where values are negative.
 template <int BITS>
 struct Codes {
-  static constexpr int ONE = 1 << (BITS - 1);              // a step's code is ONE less what is not rounded up
+  static constexpr int ORIGIN = 1 << (BITS - 1);           // of steps: one above the code of none, until it is known who goes up
   static constexpr int EXPONENT = BITS == 8 ? 0 : 0x4B40;  // what the upper words hold besides
   __m256 scale;
-  __m256i nearest = _mm256_set1_epi16(-1);  // of all t - r
+  __m256i none = _mm256_set1_epi16(EXPONENT + ORIGIN);  // what stands for no step
+  __m256i nearest = _mm256_set1_epi16(-1);              // of all t - r
 
-  INLINE explicit Codes(float factor) : scale(_mm256_set1_ps(factor * 65536.0f)) {}
+  INLINE explicit Codes(float factor) : scale(_mm256_set1_ps(factor * 65536.0f)) {
+    asm("" : "+x"(none));  // a constant is compared with in two operations, by GCC 12
+  }
   INLINE u32 tied() const {
     __m256i near = _mm256_cmpeq_epi16(_mm256_min_epu16(nearest, _mm256_set1_epi16(1)), nearest);
-    return _pext_u32((u32)_mm256_movemask_epi8(near), 0x55555555);
+    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(near), _mm256_extracti128_si256(near, 1));
+    return (u32)_mm_movemask_epi8(bytes);
   }
 
-  // 65536 (EXPONENT + ONE + step) + t. Of fewer than 8 bits, these are the last bits of a float whose own last bit is worth 1.
+  // 65536 (EXPONENT + ORIGIN + step) + t. Of fewer than 8 bits, these are the last bits of a float whose own last bit is worth 1.
   INLINE __m256i rounded(const float* x) const {
-    const __m256 step = _mm256_set1_ps(0x1p16f), all = _mm256_set1_ps(ONE * 0x1p16f);
+    const __m256 step = _mm256_set1_ps(0x1p16f), all = _mm256_set1_ps(ORIGIN * 0x1p16f);
     if (BITS < 8) return (__m256i)_mm256_fmadd_ps((__m256)loadf(x), scale, _mm256_add_ps(all, _mm256_set1_ps(0x1.8p23f)));
     __m256 y = _mm256_fmadd_ps((__m256)loadf(x), scale, all);
     return _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(y, _mm256_sub_ps(_mm256_add_ps(all, all), step)), step));
@@ -152,7 +157,7 @@ struct Codes {
     __m256i a = rounded(x), b = rounded(x + 16);
     __m256i t = _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xAA);
     __m256i above = _mm256_blend_epi16(_mm256_srli_epi32(a, 16), b, 0xAA);
-    __m256i coin = _mm256_xor_si256((__m256i)words, _mm256_cmpgt_epi16(_mm256_set1_epi16(EXPONENT + ONE), above));
+    __m256i coin = _mm256_xor_si256((__m256i)words, _mm256_cmpgt_epi16(none, above));
     nearest = _mm256_min_epu16(nearest, _mm256_sub_epi16(t, coin));
     return _mm256_add_epi16(above, _mm256_cmpeq_epi16(_mm256_subs_epu16(t, coin), _mm256_setzero_si256()));
   }
@@ -186,7 +191,7 @@ struct Codes {
 #endif
 
 #if defined(__AVX512VBMI__) || defined(__AVX2__)
-// Makes those codes of some tiles again whose coins are at some lanes of the words.
+// Makes the codes again whose coins stand in these 16-bit lanes of any word of some tiles.
 template <int BITS>
 __attribute__((noinline)) void encode_again(const float* x, u64 i, u32 lanes, float factor, const Philox& philox, u8* out) {
   alignas(64) U words[TOGETHER * 64 / W];
@@ -206,7 +211,7 @@ INLINE u32 encode_whole(const float* x, u64 i, float factor, const Philox& philo
   F top[4] = {};
   u32 tied[BUCKET / STEP], any = 0;
   for (u64 k = 0; k < BUCKET; k += STEP) {
-    for (u64 line = 0; line < STEP / 16; ++line) prefetch((const char*)(next + k + BUCKET / 2) + 64 * line);
+    for (u64 line = 0; line < STEP / 16; ++line) prefetch((const char*)(next + k) + AHEAD + 64 * line);
     U words[STEP / 2 / W];
     philox.tiles<TOGETHER>((i + k) / TILE, words, [](int) INLINE_LAMBDA {});
     Codes<BITS> codes(factor);

@@ -172,7 +172,7 @@ INLINE Q multiply(Q a, Q b) {
 }
 
 // The low halves of even's 64-bit lanes and the high ones of odd's.
-INLINE U join(Q even, Q odd) {
+INLINE U halves(Q even, Q odd) {
 #if defined(__AVX512F__)
   return (U)_mm512_mask_mov_epi32((__m512i)even, 0xAAAA, (__m512i)odd);
 #elif defined(__AVX2__)
@@ -188,7 +188,7 @@ INLINE U weave(Q even, Q odd) {
 #if defined(__AVX512F__)
   return (U)_mm512_mask_shuffle_epi32((__m512i)even, 0xAAAA, (__m512i)odd, (_MM_PERM_ENUM)0xA0);
 #else
-  return join(even, odd << 32);
+  return halves(even, odd << 32);
 #endif
 }
 
