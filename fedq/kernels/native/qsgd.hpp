@@ -68,7 +68,7 @@ __attribute__((noinline)) void encode_bucket(const float* x, u64 i, u64 n, float
     for (int j = 0; j < 128; ++j) codes[k + j] = (u8)wide[j];
     for (; __builtin_expect(tied != 0, 0); tied &= tied - 1)
       for (u64 c = (u64)__builtin_ctz(tied); c < TILE; c += W)
-        codes[k + c] = code_of<BITS>(v[c], coin_of(now, c), factor, philox, i + k + c);
+        codes[k + c] = code_of<BITS>(load<float>(v + c), coin_of(now, c), factor, philox, i + k + c);
   }
   memset(codes + n, 0, least((u64)8, BUCKET - n));
   pack_codes<BITS>(codes, n, out);
@@ -200,7 +200,7 @@ __attribute__((noinline)) void encode_again(const float* x, u64 i, u32 lanes, fl
     for (u64 at = (u64)__builtin_ctz(lanes); at < TOGETHER * TILE; at += 2 * W) {
       const u64 c = at / 32 * 32 + at % 2 * 16 + at / 2 % 16;
       const int shift = (int)(c * BITS % 8), rest = out[c * BITS / 8] & ~(((1 << BITS) - 1) << shift);
-      out[c * BITS / 8] = (u8)(rest | (code_of<BITS>(x[c], coin_of(words, c), factor, philox, i + c) << shift));
+      out[c * BITS / 8] = (u8)(rest | (code_of<BITS>(load<float>(x + c), coin_of(words, c), factor, philox, i + c) << shift));
     }
 }
 
