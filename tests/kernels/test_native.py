@@ -239,7 +239,23 @@ def test_ties_of_the_sixteen_bits(isa):
         levels = 2 ** (bits - 1) - 1
         steps = np.random.default_rng(bits).integers(0, levels, d).astype(np.float32)
         x = np.copysign(np.abs(signed) + steps, signed) / np.float32(levels)
-        x[::4096] = 1
+        x[::8192], x[4096::8192] = 1, -1
+        agree("qsgd_encode", x, bits, KEY)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_largest_magnitudes_meet_any_coin(isa, bits):
+    """A bucket's scale, of either sign, may come out a little above all levels; its neighbours have their own codes."""
+    d, rng, levels = 300_003, np.random.default_rng(bits), np.float32(2 ** (bits - 1) - 1)
+    r = _reference.random16(0, d, KEY)
+    (rare,) = np.nonzero((r < 3) | (r > 65532))
+    above = rng.uniform(1, 2, 10_000).astype(np.float32)
+    above = above[np.argsort(above * (levels / above))[-1000:]]
+    for sign in (1, -1):
+        scale = np.repeat(rng.choice(above, d // 4096 + 1), 4096)[:d]
+        x = scale * rng.uniform(-1, 1, d).astype(np.float32)
+        x[rare] = sign * scale[rare]
+        x[::4096] = scale[::4096]
         agree("qsgd_encode", x, bits, KEY)
 
 

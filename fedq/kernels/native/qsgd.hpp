@@ -99,6 +99,8 @@ struct Codes {
   INLINE explicit Codes(float factor)
       : scale(_mm512_set1_ps(factor * 65536.0f)), limit(_mm512_set1_ps(levels_of(BITS) * 65536.0f)) {}
   INLINE u32 tied() const { return ~untied; }
+  static INLINE u32 begin(float&) { return 0; }
+  static INLINE void end(u32, F*) {}
 
   INLINE void encode(const float* x, const U words[2], u8* out) {
     const __m512i low = load<__m512i>(IN_TURN.low), high = load<__m512i>(IN_TURN.high);
@@ -126,40 +128,52 @@ struct Codes {
 };
 
 #elif defined(__AVX2__)
-// 65536 step + t is rounded to the nearest here, so it may be one too large, and t may have gone from 65535 to 0 of the next step:
-// a coin may be tied where t - r is 0 or 1 modulo 65536, r being complemented where values are negative.
+// Between `begin` and `end` the processor rounds down. A product is rounded once so, and may come out one less than the rounded
+// product rounded down: that one is whole then, and the coin decides the same by both, or may be tied.
 template <int BITS>
 struct Codes {
-  static constexpr int ORIGIN = 1 << (BITS - 1);           // of steps: one above the code of none, until it is known who goes up
-  static constexpr int EXPONENT = BITS == 8 ? 0 : 0x4B40;  // what the upper words hold besides
+  static constexpr int LEVELS = (1 << (BITS - 1)) - 1;
+  static constexpr int NONE = (BITS == 8 ? 0 : 0x4B40) + LEVELS;  // what stands for no step: with fewer bits an exponent besides
   __m256 scale;
-  __m256i none = _mm256_set1_epi16(EXPONENT + ORIGIN);  // what stands for no step
-  __m256i nearest = _mm256_set1_epi16(-1);              // of all t - r
+  __m256i least = _mm256_set1_epi16(0x7fff);  // of all (t - r + 65536) >> 1, as signed numbers: the sign says who goes up
 
-  INLINE explicit Codes(float factor) : scale(_mm256_set1_ps(factor * 65536.0f)) {
-    asm("" : "+x"(none));  // a constant is compared with in two operations, by GCC 12
+  // What is computed between depends on `factor`, what is computed later on `top`, so that no compiler moves it.
+  static INLINE u32 begin(float& factor) {
+    asm volatile("" : "+x"(factor));
+    const u32 before = _mm_getcsr();
+    _mm_setcsr((before & ~(u32)_MM_ROUND_MASK) | _MM_ROUND_DOWN);
+    asm volatile("" : "+x"(factor));
+    return before;
   }
-  INLINE u32 tied() const {
-    __m256i near = _mm256_cmpeq_epi16(_mm256_min_epu16(nearest, _mm256_set1_epi16(1)), nearest);
-    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(near), _mm256_extracti128_si256(near, 1));
+  static INLINE void end(u32 before, F top[4]) {
+    asm volatile("" ::: "memory");
+    _mm_setcsr(before);
+    asm volatile("" : "+x"(top[0]), "+x"(top[1]), "+x"(top[2]), "+x"(top[3]));
+  }
+
+  INLINE explicit Codes(float factor) : scale(_mm256_set1_ps(factor * 65536.0f)) {}
+  INLINE u32 tied() const {  // where t - r is 0 or 1
+    __m256i tied = _mm256_cmpeq_epi16(least, _mm256_set1_epi16(-32768));
+    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(tied), _mm256_extracti128_si256(tied, 1));
     return (u32)_mm_movemask_epi8(bytes);
   }
 
-  // 65536 (EXPONENT + ORIGIN + step) + t. Of fewer than 8 bits, these are the last bits of a float whose own last bit is worth 1.
-  INLINE __m256i rounded(const float* x) const {
-    const __m256 step = _mm256_set1_ps(0x1p16f), all = _mm256_set1_ps(ORIGIN * 0x1p16f);
-    if (BITS < 8) return (__m256i)_mm256_fmadd_ps((__m256)loadf(x), scale, _mm256_add_ps(all, _mm256_set1_ps(0x1.8p23f)));
-    __m256 y = _mm256_fmadd_ps((__m256)loadf(x), scale, all);
-    return _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(y, _mm256_sub_ps(_mm256_add_ps(all, all), step)), step));
+  // 65536 (NONE + step) + t. Of fewer than 8 bits, these are the last bits of a float whose own last bit is worth 1.
+  INLINE __m256i floored(const float* x) const {
+    const __m256 levels = _mm256_set1_ps(LEVELS * 0x1p16f);
+    if (BITS < 8) return (__m256i)_mm256_fmadd_ps((__m256)loadf(x), scale, _mm256_add_ps(levels, _mm256_set1_ps(0x1.8p23f)));
+    __m256 y = _mm256_fmadd_ps((__m256)loadf(x), scale, levels);
+    return _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(y, _mm256_add_ps(levels, levels)), _mm256_setzero_ps()));
   }
-  // EXPONENT and the codes of values l of x and 16 + l, in turn, as the words hold their coins.
+  // NONE + step of values l of x and 16 + l, in turn, as the words hold their coins.
   INLINE __m256i coded(const float* x, U words) {
-    __m256i a = rounded(x), b = rounded(x + 16);
+    __m256i a = floored(x), b = floored(x + 16);
     __m256i t = _mm256_blend_epi16(a, _mm256_slli_epi32(b, 16), 0xAA);
-    __m256i above = _mm256_blend_epi16(_mm256_srli_epi32(a, 16), b, 0xAA);
-    __m256i coin = _mm256_xor_si256((__m256i)words, _mm256_cmpgt_epi16(none, above));
-    nearest = _mm256_min_epu16(nearest, _mm256_sub_epi16(t, coin));
-    return _mm256_add_epi16(above, _mm256_cmpeq_epi16(_mm256_subs_epu16(t, coin), _mm256_setzero_si256()));
+    __m256i lower = _mm256_blend_epi16(_mm256_srli_epi32(a, 16), b, 0xAA);
+    __m256i missing = _mm256_xor_si256((__m256i)words, _mm256_cmpgt_epi16(lower, _mm256_set1_epi16(NONE - 1)));  // 65535 - r
+    __m256i above = _mm256_avg_epu16(t, missing);
+    least = _mm256_min_epi16(least, above);
+    return _mm256_sub_epi16(lower, _mm256_srai_epi16(above, 15));
   }
   INLINE void encode(const float* x, const U words[4], u8* out) {
     __m256i codes[2];  // dword l: the codes of l, 8 + l, 16 + l and 24 + l
@@ -170,10 +184,10 @@ struct Codes {
     }
     const __m256i fours = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,  //
                                            0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m256i halves = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i turns = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     if (BITS == 8) {
-      store(out, _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(codes[0], fours), halves));
-      return store(out + 32, _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(codes[1], fours), halves));
+      store(out, _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(codes[0], fours), turns));
+      return store(out + 32, _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(codes[1], fours), turns));
     }
     // Neighbours are put together in the first of their dwords, for which the upper bits of all need to be known, not 0.
     for (int h = 0; h < 2; ++h) codes[h] = _mm256_xor_si256(codes[h], _mm256_srli_epi64(codes[h], 32 - BITS));
@@ -191,16 +205,18 @@ struct Codes {
 #endif
 
 #if defined(__AVX512VBMI__) || defined(__AVX2__)
-// Makes the codes again whose coins stand in these 16-bit lanes of any word of some tiles.
+// Makes the codes again whose coins stand in these 16-bit lanes of any word of some tiles, and those that share their bytes.
 template <int BITS>
 __attribute__((noinline)) void encode_again(const float* x, u64 i, u32 lanes, float factor, const Philox& philox, u8* out) {
   alignas(64) U words[TOGETHER * 64 / W];
   philox.tiles<TOGETHER>(i / TILE, words, [](int) INLINE_LAMBDA {});
   for (; lanes; lanes &= lanes - 1)
     for (u64 at = (u64)__builtin_ctz(lanes); at < TOGETHER * TILE; at += 2 * W) {
-      const u64 c = at / 32 * 32 + at % 2 * 16 + at / 2 % 16;
-      const int shift = (int)(c * BITS % 8), rest = out[c * BITS / 8] & ~(((1 << BITS) - 1) << shift);
-      out[c * BITS / 8] = (u8)(rest | (code_of<BITS>(load<float>(x + c), coin_of(words, c), factor, philox, i + c) << shift));
+      const u64 byte = (at / 32 * 32 + at % 2 * 16 + at / 2 % 16) * BITS / 8;
+      u32 codes = 0;
+      for (u64 e = 0, c = byte * 8 / BITS; e < 8; e += BITS, ++c)
+        codes |= (u32)code_of<BITS>(load<float>(x + c), coin_of(words, c), factor, philox, i + c) << e;
+      out[byte] = (u8)codes;
     }
 }
 
@@ -210,6 +226,7 @@ INLINE u32 encode_whole(const float* x, u64 i, float factor, const Philox& philo
   constexpr u64 STEP = TOGETHER * TILE;
   F top[4] = {};
   u32 tied[BUCKET / STEP], any = 0;
+  const u32 before = Codes<BITS>::begin(factor);
   for (u64 k = 0; k < BUCKET; k += STEP) {
     for (u64 line = 0; line < STEP / 16; ++line) prefetch((const char*)(next + k) + AHEAD + 64 * line);
     U words[STEP / 2 / W];
@@ -223,6 +240,7 @@ INLINE u32 encode_whole(const float* x, u64 i, float factor, const Philox& philo
     }
     any |= tied[k / STEP] = codes.tied();
   }
+  Codes<BITS>::end(before, top);
   for (u64 k = 0; any && k < BUCKET; k += STEP)  // not above, where a call would leave nothing in registers
     if (tied[k / STEP]) encode_again<BITS>(x + k, i + k, tied[k / STEP], factor, philox, out + k * BITS / 8);
   return top_lane(most(most((I)top[0], (I)top[1]), most((I)top[2], (I)top[3])));
